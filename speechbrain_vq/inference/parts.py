@@ -152,13 +152,13 @@ class PartsMixin:
         """Load the vocoder in the subfolder that the model's yaml names, else
         the bundled one if it takes the model's log-mels, else return None."""
         name = getattr(self.hparams, "vocoder", None)
-        if self.location is not None and is_folder_name(name):
+        if is_folder_name(name):
             # Raises if a file is missing or links out of the model folder.
             for file in (HPARAMS, WEIGHTS):
                 find_file(self.location, f"{name}/{file}")
             folder = self.location / name
             return load_vocoder_folder(folder, str(folder))
-        if self.location is not None and name:
+        if name:
             logger.warning(
                 "The yaml of %s names the vocoder %r. Vocoders outside the "
                 "model folder are not loaded unless you name them: give it as "

@@ -348,19 +348,17 @@ def _unreadable(path):
 def _resumed(folder, rows, paths, model):
     """Return the shards that an interrupted replacement left, or remove them if
     they are of another model, or their audio has changed or is not replaced."""
-    try:
-        shards = _read_shards(folder, model)
-    except (OSError, ValueError):
-        shards = {}
     places = {*paths, *(part.path for part in rows.values())}
-    files = [shard for shard in shards if shard.name.startswith("files-")]
-    if (
-        shards
-        and not any_newer(places, min(shards, key=os.path.getmtime))
-        and shards.keys() - files <= rows.keys()
-        and all(_paths_in(shard) <= places for shard in files)
-    ):
-        return shards
+    with contextlib.suppress(OSError, ValueError):
+        shards = _read_shards(folder, model)
+        files = [shard for shard in shards if shard.name.startswith("files-")]
+        if (
+            shards
+            and not any_newer(places, min(shards, key=os.path.getmtime))
+            and shards.keys() - files <= rows.keys()
+            and all(_paths_in(shard) <= places for shard in files)
+        ):
+            return shards
     shutil.rmtree(folder, ignore_errors=True)
     return {}
 
