@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from speechbrain_vq.dataio.audio import AudioError, check_audio, read_audio
-from speechbrain_vq.inference.batches import encode, make_batches
+from speechbrain_vq.inference.batches import encode
 from speechbrain_vq.inference.engine import RayEngine
 
 # Utterances that an engine encodes in one task.
@@ -74,11 +74,10 @@ class EvaluatedModel:
                 seconds[name] = check_audio(wav, decode=False)
             except AudioError as error:
                 self.errors[name] = str(error)
-        batches = make_batches(seconds, self.batch_seconds)
         options = self.batch_seconds, self.errors, True
         encoded = {
             name: rest
-            for name, *rest in encode(self.tokenizer, wavs, batches, *options)
+            for name, *rest in encode(self.tokenizer, wavs, seconds, *options)
         }
         for name, entry in manifest.items():
             if name in encoded:

@@ -1,7 +1,7 @@
 """Encode audio files in batches."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import torch
@@ -34,18 +34,18 @@ def make_batches(
 def encode(
     tokenizer: VQTokenizer,
     sources: dict[str, str | BinaryIO],
-    batches: Iterable[list[str]],
+    seconds: dict[str, float],
     batch_seconds: float,
     errors: dict[str, str],
     latents: bool = False,
 ) -> Iterator[tuple[str, torch.Tensor, int]]:
-    """Encode audio files, given by name, in batches of names.
+    """Encode the audio files in ``seconds``, by name, in batches.
 
     Yields each name with its tokens (or latents) and number of samples. Files
     that cannot be encoded get a message in ``errors`` instead. A file that is
     alone in its batch, or fails in it, is encoded alone, in chunks of
     ``batch_seconds``."""
-    for batch in batches:
+    for batch in make_batches(seconds, batch_seconds):
         together = {}
         if len(batch) > 1:
             audio = {name: sources[name] for name in batch}

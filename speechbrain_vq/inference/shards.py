@@ -98,11 +98,11 @@ class Rows(NamedTuple):
 
 class Shard(NamedTuple):
     """Shard to write: its final path, the folder of partial files, its audio
-    (batches of files, or rows), and the seconds of audio per batch."""
+    (files with their seconds, or rows), and the seconds of audio per batch."""
 
     target: pathlib.Path
     scratch: pathlib.Path
-    audio: list[list[str]] | Rows
+    audio: dict[str, float] | Rows
     batch_seconds: float
 
 
@@ -145,8 +145,8 @@ def tokenize_shards(
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
     tables = tables_in(places, output)
     try:
-        files = [p for p in places if str(pathlib.Path(p)) not in tables]
-        paths = [os.fspath(path) for path in find_audio(files)]
+        others = [p for p in places if str(pathlib.Path(p)) not in tables]
+        paths = [os.fspath(path) for path in find_audio(others)]
     except FileNotFoundError:
         if not tables:
             raise
@@ -167,13 +167,11 @@ def tokenize_shards(
             finished = earlier
             if overwrite:
                 finished = _resumed(folder, rows, paths, model)
-            done, batches, bad = _batches_of(
-                paths, finished, folder, batch_seconds
-            )
+            done, files, bad = _files_of(paths, finished, folder, batch_seconds)
             bad |= unreadable
             jobs = [
                 Shard(target, pathlib.Path(scratch), audio, batch_seconds)
-                for target, audio in {**rows, **batches}.items()
+                for target, audio in {**rows, **files}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
             folder.mkdir(exist_ok=True)
@@ -245,10 +243,10 @@ def write_shard(
 
 def _tokenize(tokenizer, shard, left_out):
     """Yield lists of rows, and add the reasons for others to ``left_out``."""
-    for sources, batches, others in _sources(shard, left_out):
+    for sources, seconds, others in _sources(shard, left_out):
         rows = {}
         for name, tokens, number in encode(
-            tokenizer, sources, batches, shard.batch_seconds, left_out
+            tokenizer, sources, seconds, shard.batch_seconds, left_out
         ):
             rows[name] = {"path": name, **others.get(name, {})}
             rows[name] |= {"tokens": tokens.tolist(), "num_samples": number}
@@ -256,9 +254,9 @@ def _tokenize(tokenizer, shard, left_out):
 
 
 def _sources(shard, left_out):
-    """Yield audio by name, batches of names, and the other columns by name."""
+    """Yield audio, its seconds, and the other columns, each by name."""
     if not isinstance(shard.audio, Rows):
-        yield {p: p for batch in shard.audio for p in batch}, shard.audio, {}
+        yield {path: path for path in shard.audio}, shard.audio, {}
         return
     for first, table in shard.audio.read():
         cells = table[_AUDIO].to_pylist()
@@ -275,7 +273,7 @@ def _sources(shard, left_out):
             path = cell.get("path") if isinstance(cell, dict) else cell
             sources[name] = source
             others[name] = {**row, "path": path or name}
-        yield sources, make_batches(seconds, shard.batch_seconds), others
+        yield sources, seconds, others
 
 
 def _columns(tokenizer, audio):
@@ -369,9 +367,9 @@ def _paths_in(shard):
     return set(column.to_pylist())
 
 
-def _batches_of(paths, finished, output, batch_seconds):
-    """Return the number of finished files, the batches of the others by the
-    path of their shard, and the reasons for unreadable files by path."""
+def _files_of(paths, finished, output, batch_seconds):
+    """Return the number of finished files, the seconds of the others by path of
+    their shard, and the reasons for unreadable files by path."""
     done, tried, number = set(), set(), 0
     for shard, notes in finished.items():
         if shard.name.startswith("files-"):
@@ -381,24 +379,18 @@ def _batches_of(paths, finished, output, batch_seconds):
     missing = [path for path in paths if path not in done]
     not_utf8 = without_text(missing)
     seconds, bad = check_files([p for p in missing if p not in not_utf8], False)
-    # Files that an earlier run left out come last. The other batches, and so
-    # their tokens, are then those of an uninterrupted run, bit for bit.
-    batches = [
-        batch
-        for retry in (False, True)
-        for batch in make_batches(
-            {p: s for p, s in seconds.items() if (p in tried) == retry},
-            batch_seconds,
-        )
-    ]
-    limit = min(_SECONDS, sum(seconds.values()) / _SHARDS)
-    shards, total = {}, limit
-    for batch in batches:
-        if total >= limit:
-            current = shards[output / f"files-{number:06d}.parquet"] = []
-            number, total = number + 1, 0.0
-        current.append(batch)
-        total += sum(seconds[path] for path in batch)
+    shards, limit = {}, min(_SECONDS, sum(seconds.values()) / _SHARDS)
+    # Files that an earlier run left out are in shards of their own. The other
+    # tokens are then those of an uninterrupted run, bit for bit.
+    for retry in (False, True):
+        part = {p: s for p, s in seconds.items() if (p in tried) == retry}
+        total = limit
+        for batch in make_batches(part, batch_seconds):
+            if total >= limit:
+                current = shards[output / f"files-{number:06d}.parquet"] = {}
+                number, total = number + 1, 0.0
+            current.update({path: part[path] for path in batch})
+            total += sum(part[path] for path in batch)
     return len(paths) - len(missing), shards, bad | not_utf8
 
 

@@ -28,7 +28,7 @@ from speechbrain_vq.dataio.audio import (
 from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.logs import few_warnings
 
-from .batches import encode, make_batches
+from .batches import encode
 from .engine import RayEngine
 from .files import FileResults
 from .shards import tables_in, tokenize_shards
@@ -329,9 +329,8 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
                 if line["path"] not in collected:
                     file.write(json.dumps(line) + "\n")
         encoded, sources = 0.0, {path: path for path in seconds}
-        batches = make_batches(seconds, batch_seconds)
         for path, tokens, num_samples in encode(
-            tokenizer, sources, batches, batch_seconds, bad
+            tokenizer, sources, seconds, batch_seconds, bad
         ):
             line = {"path": path, "tokens": tokens.tolist()}
             line |= {"num_samples": num_samples, **model}
