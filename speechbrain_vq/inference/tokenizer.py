@@ -174,12 +174,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         (torch.Size([2, 50]), tensor([1., 1.]))
         """
         latents, lengths = self.latents_batch(wavs, wav_lens)
-        tokens = self.mods.quantizer.encode(latents, lengths)
-        if not self.is_folded:
-            tokens = tokens[..., : self.num_codebooks]
-        mask = frame_mask(latents, lengths)
-        mask = mask.view(mask.shape + (1,) * (tokens.dim() - 2))
-        return tokens * mask, lengths
+        tokens = self.unfold(self.mods.quantizer.encode(latents, lengths))
+        mask = frame_mask(latents, lengths).unsqueeze(-1)
+        return self.fold(tokens[..., : self.num_codebooks] * mask), lengths
 
     @torch.no_grad()
     def latents_batch(
