@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
-from .containers import ContainerError, check_single, check_size
+from .containers import AudioError, check_single, check_size
 from .logs import few_warnings
 from .mp3 import quiet, with_length
 from .waveforms import any_name
@@ -40,10 +40,6 @@ _UNSUPPORTED = frozenset(
     ".aac .ac3 .amr .ape .m4a .m4b .mka .mp2 .mp4 .mpc .raw .spx .webm .wma "
     ".wv".split()
 )
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used."""
 
 
 def audio_blocks(
@@ -94,7 +90,7 @@ def check_audio(
             blocks = _mono(file, 10.0, _name(path))
             return sum(map(len, blocks)) / file.samplerate
         if file.frames == 0:
-            raise AudioError(f"{_name(path)}: holds no sound.")
+            raise AudioError("holds no sound.")
         return file.frames / file.samplerate
 
 
@@ -199,14 +195,14 @@ def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
 
 
-def check_peak(peak: float, name: str) -> None:
-    """Raise an AudioError that begins with ``name`` if the largest magnitude
+def check_peak(peak: float, subject: str) -> None:
+    """Raise an AudioError that begins with ``subject`` if the largest magnitude
     is far above 1 or not finite."""
     if not math.isfinite(peak):
-        raise AudioError(f"{name} NaN or infinity.")
+        raise AudioError(f"{subject} NaN or infinity.")
     if peak > _MAX_PEAK:
         raise AudioError(
-            f"{name} amplitudes beyond 1, up to {peak:.4g}. Divide "
+            f"{subject} amplitudes beyond 1, up to {peak:.4g}. Divide "
             "16-bit integers by 32768."
         )
 
@@ -221,14 +217,15 @@ class _Forward(soundfile.SoundFile):
 
 @contextlib.contextmanager
 def _open(source, check=True):
-    """Open audio, and turn any failure into an AudioError that names it."""
+    """Open audio, and turn any failure to read it, until it is closed, into an
+    AudioError that names it."""
     name, is_path = _name(source), isinstance(source, str | os.PathLike)
-    if is_path and not os.path.exists(source):
-        raise AudioError(f"{name}: there is no such file.")
-    if is_path and not os.path.isfile(source):
-        # Opening a pipe would block forever.
-        raise AudioError(f"{name}: cannot be read: it is not a regular file.")
     try:
+        if is_path and not os.path.exists(source):
+            raise AudioError("there is no such file.")
+        if is_path and not os.path.isfile(source):
+            # Opening a pipe would block forever.
+            raise AudioError("cannot be read: it is not a regular file.")
         # A file that the caller opened stays open.
         null = contextlib.nullcontext(source)
         with open(source, "rb") if is_path else null as data:
@@ -251,13 +248,13 @@ def _open(source, check=True):
             # resampling filter would take minutes.
             if not MIN_RATE <= file.samplerate <= MAX_RATE:
                 raise AudioError(
-                    f"{name}: sampling rate of {file.samplerate} Hz; "
-                    f"{MIN_RATE} to {MAX_RATE} Hz are supported."
+                    f"sampling rate of {file.samplerate} Hz; {MIN_RATE} to "
+                    f"{MAX_RATE} Hz are supported."
                 )
             if check:
                 check_size(file.extra_info)
             yield file
-    except ContainerError as error:
+    except AudioError as error:
         raise AudioError(f"{name}: {error}") from error
     # soundfile raises TypeError for a name that ends in .raw.
     except (OSError, RuntimeError, TypeError, UnicodeError) as error:
@@ -290,7 +287,7 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
         if len(samples):
             # Computing abs() would copy the samples.
             peak = float(max(samples.max(), -samples.min()))
-            check_peak(peak, f"{name}: holds")
+            check_peak(peak, "holds")
             mixed = samples.mean(axis=1)
             if check_channels:
                 power += np.square(samples).sum(axis=0, dtype=np.float64)
@@ -299,11 +296,9 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
         if len(samples) < length:
             break
     if total < stated and file.frames < _UNKNOWN_LENGTH:
-        raise AudioError(
-            f"{name}: cut short, {total} of {stated} samples can be read."
-        )
+        raise AudioError(f"cut short, {total} of {stated} samples can be read.")
     if total == 0:
-        raise AudioError(f"{name}: holds no sound.")
+        raise AudioError("holds no sound.")
     if check_channels:
         _check_channels(name, power, mixed_power)
 
