@@ -38,9 +38,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def short_name(name: str) -> str:
     """Return a file name, or its hash if it is too long to be extended: file
     systems allow 255 bytes."""
-    name_bytes = os.fsencode(name)
-    is_short = len(name_bytes) <= 200
-    return name if is_short else hashlib.sha256(name_bytes).hexdigest()
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 200 else hashlib.sha256(encoded).hexdigest()
 
 
 @contextlib.contextmanager
@@ -94,9 +93,9 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    names = [os.fsencode(path) for path in (one, other)]
+    paths = os.fsencode(one), os.fsencode(other)
     folder = ctypes.c_int(_AT_FDCWD)
-    return rename(folder, names[0], folder, names[1], _RENAME_EXCHANGE) == 0
+    return rename(folder, paths[0], folder, paths[1], _RENAME_EXCHANGE) == 0
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -122,8 +121,8 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(path)
     # FileLock would report a folder that is not writable as a held lock.
     check_writable(path.parent)
-    lock = FileLock(path.with_name(f".{short_name(path.name)}.lock"))
-    holder = path.with_name(f".{short_name(path.name)}.holder")
+    hidden = path.with_name(f".{short_name(path.name)}")
+    lock, holder = FileLock(f"{hidden}.lock"), pathlib.Path(f"{hidden}.holder")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -136,9 +135,8 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
         ) from None
     try:
         since = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-        holder.write_text(
-            f"{os.getpid()} on {socket.gethostname()}, since {since}", "utf-8"
-        )
+        who = f"{os.getpid()} on {socket.gethostname()}, since {since}"
+        holder.write_text(who, "utf-8")
         yield
     finally:
         # Windows cannot delete an open file, so an unlocked one remains there.

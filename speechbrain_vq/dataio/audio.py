@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
-from .containers import ContainerError, check_single, check_size
+from .containers import AudioError, check_single, check_size
 from .logs import few_warnings
 from .mp3 import quiet, with_length
 from .waveforms import any_name
@@ -40,10 +40,6 @@ _UNSUPPORTED = frozenset(
     ".aac .ac3 .amr .ape .m4a .m4b .mka .mp2 .mp4 .mpc .raw .spx .webm .wma "
     ".wv".split()
 )
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used."""
 
 
 def audio_blocks(
@@ -94,7 +90,7 @@ def check_audio(
             blocks = _mono(file, 10.0, _name(path))
             return sum(map(len, blocks)) / file.samplerate
         if file.frames == 0:
-            raise AudioError(f"{_name(path)}: holds no sound.")
+            raise AudioError("holds no sound.")
         return file.frames / file.samplerate
 
 
@@ -199,14 +195,14 @@ def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
 
 
-def check_peak(peak: float, name: str) -> None:
-    """Raise an AudioError that begins with ``name`` if the largest magnitude
+def check_peak(peak: float, subject: str) -> None:
+    """Raise an AudioError that begins with ``subject`` if the largest magnitude
     is far above 1 or not finite."""
     if not math.isfinite(peak):
-        raise AudioError(f"{name} NaN or infinity.")
+        raise AudioError(f"{subject} NaN or infinity.")
     if peak > _MAX_PEAK:
         raise AudioError(
-            f"{name} amplitudes beyond 1, up to {peak:.4g}. Divide "
+            f"{subject} amplitudes beyond 1, up to {peak:.4g}. Divide "
             "16-bit integers by 32768."
         )
 
@@ -218,25 +214,18 @@ class _Forward(soundfile.SoundFile):
     def seekable(self):
         return False
 
-    def read(self, *args, **kwargs):
-        with quiet(self.format == "MP3"):
-            return super().read(*args, **kwargs)
-
-    def seek(self, *args, **kwargs):
-        with quiet(self.format == "MP3"):
-            return super().seek(*args, **kwargs)
-
 
 @contextlib.contextmanager
 def _open(source, check=True):
-    """Open audio, and turn any failure into an AudioError that names it."""
-    is_path, name = isinstance(source, str | os.PathLike), _name(source)
-    if is_path and not os.path.exists(source):
-        raise AudioError(f"{name}: there is no such file.")
-    if is_path and not os.path.isfile(source):
-        # Opening a pipe would block forever.
-        raise AudioError(f"{name}: cannot be read: it is not a regular file.")
+    """Open audio, and turn any failure to read it, until it is closed, into an
+    AudioError that names it."""
+    name, is_path = _name(source), isinstance(source, str | os.PathLike)
     try:
+        if is_path and not os.path.exists(source):
+            raise AudioError("there is no such file.")
+        if is_path and not os.path.isfile(source):
+            # Opening a pipe would block forever.
+            raise AudioError("cannot be read: it is not a regular file.")
         # A file that the caller opened stays open.
         null = contextlib.nullcontext(source)
         with open(source, "rb") if is_path else null as data:
@@ -259,13 +248,13 @@ def _open(source, check=True):
             # resampling filter would take minutes.
             if not MIN_RATE <= file.samplerate <= MAX_RATE:
                 raise AudioError(
-                    f"{name}: sampling rate of {file.samplerate} Hz; "
-                    f"{MIN_RATE} to {MAX_RATE} Hz are supported."
+                    f"sampling rate of {file.samplerate} Hz; {MIN_RATE} to "
+                    f"{MAX_RATE} Hz are supported."
                 )
             if check:
                 check_size(file.extra_info)
             yield file
-    except ContainerError as error:
+    except AudioError as error:
         raise AudioError(f"{name}: {error}") from error
     # soundfile raises TypeError for a name that ends in .raw.
     except (OSError, RuntimeError, TypeError, UnicodeError) as error:
@@ -281,8 +270,10 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
     whole file is read, whether its channels cancel."""
     check_channels = whole and file.channels > 1
     first = round(start * file.samplerate)
+    is_mp3 = file.format == "MP3"
     if first:
-        file.seek(first)
+        with quiet(is_mp3):
+            file.seek(first)
     stated = file.frames - first
     if duration is not None:
         stated = min(stated, round(duration * file.samplerate))
@@ -290,12 +281,13 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
     power, mixed_power = np.zeros(file.channels), 0.0
     while total < stated:
         length = min(size, stated - total)
-        samples = file.read(length, dtype="float32", always_2d=True)
+        with quiet(is_mp3):
+            samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
             # Computing abs() would copy the samples.
             peak = float(max(samples.max(), -samples.min()))
-            check_peak(peak, f"{name}: holds")
+            check_peak(peak, "holds")
             mixed = samples.mean(axis=1)
             if check_channels:
                 power += np.square(samples).sum(axis=0, dtype=np.float64)
@@ -304,11 +296,9 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
         if len(samples) < length:
             break
     if total < stated and file.frames < _UNKNOWN_LENGTH:
-        raise AudioError(
-            f"{name}: cut short, {total} of {stated} samples can be read."
-        )
+        raise AudioError(f"cut short, {total} of {stated} samples can be read.")
     if total == 0:
-        raise AudioError(f"{name}: holds no sound.")
+        raise AudioError("holds no sound.")
     if check_channels:
         _check_channels(name, power, mixed_power)
 
@@ -445,18 +435,17 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         folder, onerror=warn, followlinks=True
     ):
         real = os.path.realpath(parent)
-        known = real in seen
+        if real in seen:
+            subfolders.clear()
+            continue
         seen.add(real)
-        subfolders[:] = sorted(
-            name for name in subfolders if not (known or name[0] == ".")
-        )
-        for name in names if not known else ():
+        subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+        for name in names:
             if name[0] != ".":
                 yield pathlib.Path(parent, name)
 
 
 def audio_endings() -> set[str]:
     """Return the file name extensions of the formats that can be read."""
-    formats = {name.lower() for name in soundfile.available_formats()}
-    others = ".aif .aifc .oga .opus .snd .sph".split()
-    return {f".{name}" for name in formats - {"raw"}}.union(others)
+    formats = {f".{name.lower()}" for name in soundfile.available_formats()}
+    return formats.union(".aif .aifc .oga .opus .snd .sph".split()) - {".raw"}

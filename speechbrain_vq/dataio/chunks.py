@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Span(NamedTuple):
@@ -58,12 +58,12 @@ def token_span(features: nn.Module, encoder: nn.Module) -> Span | None:
 
 
 def in_pieces(
-    process: Callable[[torch.Tensor], torch.Tensor],
-    blocks: Iterable[torch.Tensor],
+    process: Callable[[Tensor], Tensor],
+    blocks: Iterable[Tensor],
     span: Span,
     steps: int,
     outputs: int = 1,
-) -> Iterator[torch.Tensor]:
+) -> Iterator[Tensor]:
     """Process a long signal in overlapping chunks of ``steps`` steps.
 
     ``process`` maps [samples] to [steps * outputs, ...], ``blocks`` are

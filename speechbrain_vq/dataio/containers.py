@@ -12,8 +12,8 @@ JOINED = (
 )
 
 
-class ContainerError(ValueError):
-    """Audio file that cannot be read in full."""
+class AudioError(ValueError):
+    """Audio that cannot be used."""
 
 
 # libsndfile's note of a size in the header of a wav, aiff, au, svx, w64 or rf64
@@ -40,19 +40,17 @@ _NIST_COUNT = re.compile(
 
 
 def check_size(notes: str) -> None:
-    """Raise a ContainerError if a file contains less than its header states, or
+    """Raise an AudioError if a file contains less than its header states, or
     much more. ``notes`` is the log of libsndfile, which trusts the size of the
     file more than the header, and only notes the difference."""
     for stated, actual in _SIZES.findall(notes):
         if int(actual) < int(stated) < _UNKNOWN_SIZE:
-            raise ContainerError(
-                f"cut short, {actual} of {stated} bytes of audio."
-            )
+            raise AudioError(f"cut short, {actual} of {stated} bytes of audio.")
     if match := _NO_CHUNK.search(notes):
         length, end = (int(number, 0) for number in match.groups())
         # Tags of other formats may follow the audio.
         if length - end > min(max(end // 10, 2**10), 2**16):
-            raise ContainerError(
+            raise AudioError(
                 f"its header states an end after {end} bytes, and "
                 f"{length - end} more follow: the recorder was probably "
                 "stopped. Write a new header, for example with "
@@ -61,7 +59,7 @@ def check_size(notes: str) -> None:
 
 
 def check_single(head: bytes, data: BinaryIO) -> None:
-    """Raise a ContainerError for an Ogg file that is cut short, and for
+    """Raise an AudioError for an Ogg file that is cut short, and for
     recordings that are joined end to end. ``head`` is the first four bytes of
     the file, and ``data`` is positioned after them."""
     joined = False
@@ -76,18 +74,18 @@ def check_single(head: bytes, data: BinaryIO) -> None:
             _check_nist(data)
         joined = _contains(data, head + start)
     if joined:
-        raise ContainerError(JOINED)
+        raise AudioError(JOINED)
 
 
 def _check_nist(data):
-    """Raise a ContainerError for a SPHERE file that ends before its samples,
+    """Raise an AudioError for a SPHERE file that ends before its samples,
     which libsndfile does not note. Seek to the end of its 1024-byte header."""
     header = data.read(1024 - 8)
     stated = math.prod(map(int, _NIST_COUNT.findall(header)))
     actual = data.seek(0, os.SEEK_END) - 1024
     # Audio with embedded compression is smaller; libsndfile does not read it.
     if b"embedded" not in header and actual < stated:
-        raise ContainerError(f"cut short, {actual} of {stated} bytes of audio.")
+        raise AudioError(f"cut short, {actual} of {stated} bytes of audio.")
     data.seek(1024)
 
 
@@ -117,7 +115,5 @@ def _walk_ogg(data):
         position += 27 + len(segments) + sum(segments)
     size = data.seek(0, os.SEEK_END)
     if position > size or not flags & 4:
-        raise ContainerError(
-            "cut short, its last page does not end the stream."
-        )
+        raise AudioError("cut short, its last page does not end the stream.")
     return False

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import pathlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,13 +32,12 @@ TOLERANCE = 0.1
 _DATA_ROOT = "{data_root}"
 _MAX_SECONDS = 1e9
 
+_NAMES = ("spk_id", "gender", "lang")
 # Type and description of each field that an item may have.
 _FIELDS = {
     "wav": (str, "the path of an audio file"),
     "length": (int | float, "a number of seconds above 0"),
-    "spk_id": (str | int | float, "a name"),
-    "gender": (str | int | float, "a name"),
-    "lang": (str | int | float, "a name"),
+    **dict.fromkeys(_NAMES, (str | int | float, "a name")),
     "words": (str, "a text"),
     "phones": (list, "a list of [start, end, name]"),
 }
@@ -119,12 +117,9 @@ def read_manifest(
         )
     if needed and not items:
         raise ManifestError(f"{path}: it has no items.")
-    items = {
-        name: _checked(
-            item, f"{path}, item {name!r}", path.parent, root, needed
-        )
-        for name, item in items.items()
-    }
+    for name, item in items.items():
+        where = f"{path}, item {name!r}"
+        items[name] = _checked(item, where, path.parent, root, needed)
     _warn_of_labels(path, items)
     return items
 
@@ -136,29 +131,27 @@ _root = data_root
 def _warn_of_labels(path, items):
     """Warn of items whose labels contradict their audio, or the labels of
     another item of the same recording."""
-    if parts := [name for name, item in items.items() if "start" in item]:
+    labels_of, parts, late, differing = {}, [], [], []
+    for name, item in items.items():
+        phones, length = item["phones"], item.get("length") or math.inf
+        if phones and phones[-1][1] > length + TOLERANCE:
+            late.append(name)
+        labels = [item.get("spk_id"), item.get("words"), phones]
+        if "start" in item:
+            parts.append(name)
+        elif labels_of.setdefault(item["wav"], labels) != labels:
+            differing.append(name)
+    if parts:
         logger.warning(
             "%s: %d of %d items have a start, which is not read: each item is "
             "its whole recording: %s",
             *(path, len(parts), len(items), first_names(parts)),
         )
-    late = [
-        name
-        for name, item in items.items()
-        for _, end, _ in item["phones"][-1:]
-        if end > (item.get("length") or end) + TOLERANCE
-    ]
     if late:
         logger.warning(
             "%s: phones of %d of %d items end after the audio: %s",
             *(path, len(late), len(items), first_names(late)),
         )
-    labels_of, differing = {}, []
-    for name, item in items.items():
-        labels = [item.get(key) for key in ("spk_id", "words", "phones")]
-        whole = "start" not in item
-        if whole and labels_of.setdefault(item["wav"], labels) != labels:
-            differing.append(name)
     if differing:
         logger.warning(
             "%s: %d of %d items have other labels than an earlier item of the "
@@ -169,10 +162,11 @@ def _warn_of_labels(path, items):
 
 def _without_duplicates(pairs):
     """Make a dict of name and value pairs, whose names must be unique."""
-    items = dict(pairs)
-    if len(items) < len(pairs):
-        (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"{name!r} is defined more than once.")
+    items = {}
+    for name, value in pairs:
+        if name in items:
+            raise ValueError(f"{name!r} is defined more than once.")
+        items[name] = value
     return items
 
 
@@ -190,10 +184,10 @@ def _read_csv(path):
             )
         row["wav"] = (row.get("wav") or "").replace("$data_root", _DATA_ROOT)
         seconds = row.pop("duration", None)
-        with contextlib.suppress(ValueError, TypeError):
-            seconds = float(seconds)
         if seconds is not None:
             row["length"] = seconds
+            with contextlib.suppress(ValueError):
+                row["length"] = float(seconds)
     return _without_duplicates(pairs)
 
 
@@ -220,11 +214,7 @@ def _checked(item, where, folder, root, needed):
         in_folder = folder / item["wav"]
         if in_folder.exists() or not os.path.exists(item["wav"]):
             item["wav"] = str(in_folder)
-    names = {
-        key: str(item[key])
-        for key in ("spk_id", "gender", "lang")
-        if item.get(key) is not None
-    }
+    names = {k: str(item[k]) for k in _NAMES if item.get(k) is not None}
     return _substituted(item | names, root)
 
 

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 
-from .containers import JOINED, ContainerError
+from .containers import JOINED, AudioError
 
 _RATES = (44100, 48000, 32000)
 _KBPS = (
@@ -64,7 +64,7 @@ def with_length(content: bytes) -> bytes:
 
     Raises
     ------
-    ContainerError
+    AudioError
         If frames are missing or damaged, or more than the header states.
     """
     start, stated, count = _skip_tags(content), None, 0
@@ -73,7 +73,7 @@ def with_length(content: bytes) -> bytes:
         following = position + size
         info = _INFO.match(content, position, following)
         if info and position > start:
-            raise ContainerError(JOINED)
+            raise AudioError(JOINED)
         if info and info[1][0] & 1:
             stated = int.from_bytes(info[2], "big")
         if following > len(content):
@@ -83,12 +83,12 @@ def with_length(content: bytes) -> bytes:
         return content
     if _has_frames(content, position + 1):
         if content[position : position + 3] == b"ID3":
-            raise ContainerError(JOINED)
-        raise ContainerError(f"damaged, no MP3 frame at byte {position}.")
+            raise AudioError(JOINED)
+        raise AudioError(f"damaged, no MP3 frame at byte {position}.")
     # Some encoders count the frame of their header.
     if stated is not None and not stated - 1 <= count <= stated + 1:
         short = f"cut short, {count} of {stated} frames can be read."
-        raise ContainerError(short if count < stated else JOINED)
+        raise AudioError(short if count < stated else JOINED)
     frames = content[start:position]
     if stated is None:
         header = content[start : start + 4]

@@ -149,8 +149,7 @@ def _part(number: int, rank: int, ranks: int) -> dict:
 
 
 def _deal(states: list[dict], ranks: int) -> list[dict]:
-    """Share the unread parts of the current rounds among another number of
-    ranks."""
+    """Share the unread parts of the current rounds among other ranks."""
     current = max(state["round"] for state in states)
     parts = []
     for reader, state in enumerate(states):

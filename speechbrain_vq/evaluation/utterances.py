@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from speechbrain_vq.dataio.audio import AudioError, check_audio, read_audio
-from speechbrain_vq.inference.batches import encode, make_batches
+from speechbrain_vq.inference.batches import encode
 from speechbrain_vq.inference.engine import RayEngine
 
 # Utterances that an engine encodes in one task.
@@ -124,24 +124,24 @@ class EvaluatedModel:
 
 def _encode_part(batch_seconds, tokenizer, manifest):
     """Return the utterances of a part of a manifest, and its errors."""
-    seconds, encoded = {}, {}
-    for name, entry in manifest.items():
+    wavs = {name: entry["wav"] for name, entry in manifest.items()}
+    seconds, errors = {}, {}
+    for name, wav in wavs.items():
         try:
-            seconds[name] = check_audio(entry["wav"], decode=False)
+            seconds[name] = check_audio(wav, decode=False)
         except AudioError as error:
-            encoded[name] = error
-    for batch in make_batches(seconds, batch_seconds):
-        files = {name: manifest[name]["wav"] for name in batch}
-        encoded.update(encode(tokenizer, files, batch_seconds, latents=True))
-    utterances, errors = [], {}
-    for name, entry in manifest.items():
-        if isinstance(encoded[name], AudioError):
-            errors[name] = str(encoded[name])
-        else:
-            latents, samples = encoded[name]
-            seconds = samples / tokenizer.sample_rate
-            one = _quantize(tokenizer, name, entry, latents, seconds)
-            utterances.append(one)
+            errors[name] = str(error)
+    encoded = {
+        name: (latents, samples / tokenizer.sample_rate)
+        for name, latents, samples in encode(
+            tokenizer, wavs, seconds, batch_seconds, errors, latents=True
+        )
+    }
+    utterances = [
+        _quantize(tokenizer, name, entry, *encoded[name])
+        for name, entry in manifest.items()
+        if name in encoded
+    ]
     return utterances, errors
 
 

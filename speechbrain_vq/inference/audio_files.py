@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechbrain_vq.dataio.audio import audio_blocks, naming, read_audio
 from speechbrain_vq.dataio.chunks import check_seconds
@@ -23,7 +24,7 @@ class AudioFilesMixin:
         self,
         path: str | os.PathLike | BinaryIO,
         chunk_seconds: float | None = 60.0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode an audio file to tokens.
 
         Arguments
@@ -60,10 +61,10 @@ class AudioFilesMixin:
 
     def decode_file(
         self,
-        tokens: torch.Tensor | np.ndarray | list,
+        tokens: Tensor | np.ndarray | list,
         output: str | os.PathLike,
-        speaker: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        speaker: Tensor | None = None,
+    ) -> Tensor:
         """Decode the tokens of one utterance to a wav file.
 
         Arguments
@@ -100,7 +101,7 @@ class AudioFilesMixin:
 
     def reconstruct_file(
         self, path: str | os.PathLike, output: str | os.PathLike
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Resynthesize an audio file from its tokens, in its own voice.
 
         Arguments
@@ -125,7 +126,7 @@ class AudioFilesMixin:
         write_waveform(output, wav, self.sample_rate, self.made_by())
         return tokens
 
-    def made_by(self, voice: torch.Tensor | None = None) -> str:
+    def made_by(self, voice: Tensor | None = None) -> str:
         """Describe how waveforms are made, for the comment in their files:
         model, number of codebooks, vocoder, and target voice [1, S] if any."""
         vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
@@ -139,8 +140,7 @@ class AudioFilesMixin:
         return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
 
     def _resynthesize(self, path, embed_speaker):
-        """Return the tokens of a file, the decoded waveform, and the original
-        waveform."""
+        """Return tokens, decoded waveform and original waveform of a file."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         with naming(path):
             tokens, lengths = self.encode_batch(wavs)

@@ -1,5 +1,6 @@
 """Encode audio files in batches."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -33,62 +34,69 @@ def make_batches(
 def encode(
     tokenizer: VQTokenizer,
     sources: dict[str, str | BinaryIO],
+    seconds: dict[str, float],
     batch_seconds: float,
+    errors: dict[str, str],
     latents: bool = False,
-) -> Iterator[tuple[str, tuple[torch.Tensor, int] | AudioError]]:
-    """Encode a batch of audio files by name.
+) -> Iterator[tuple[str, torch.Tensor, int]]:
+    """Encode the audio files in ``seconds``, by name, in batches.
 
-    Yields each name with its tokens (or latents) and number of samples, or
-    with an error. A single file is encoded in chunks of ``batch_seconds``."""
-    encode_batch, encode_long = tokenizer.encode_batch, tokenizer.tokenize
-    if latents:
-        encode_batch, encode_long = tokenizer.latents_batch, tokenizer.latents
+    Yields each name with its tokens (or latents) and number of samples. Files
+    that cannot be encoded get a message in ``errors`` instead. A file that is
+    alone in its batch, or fails in it, is encoded alone, in chunks of
+    ``batch_seconds``."""
+    for batch in make_batches(seconds, batch_seconds):
+        together = {}
+        if len(batch) > 1:
+            audio = {name: sources[name] for name in batch}
+            together = _encode_together(tokenizer, audio, latents)
+        for name in batch:
+            try:
+                encoded, num_samples = together.get(name) or _encode_alone(
+                    tokenizer, sources[name], batch_seconds, latents
+                )
+            except AudioError as error:
+                errors[name] = str(error)
+            else:
+                yield name, encoded, num_samples
 
-    def alone(name):
-        source, rate = sources[name], tokenizer.sample_rate
-        return name, _encode_long(encode_long, source, rate, batch_seconds)
 
-    if len(sources) == 1:
-        yield from map(alone, sources)
-        return
+def _encode_together(tokenizer, sources, latents):
+    """Encode files in one batch. Return tokens or latents and the number of
+    samples by name, but not of files with an error."""
+    encode = tokenizer.latents_batch if latents else tokenizer.encode_batch
     wavs = {}
     for name, source in sources.items():
-        try:
+        with contextlib.suppress(AudioError):
             wavs[name] = read_audio(source, tokenizer.sample_rate)
-        except AudioError as error:
-            yield name, error
     if not wavs:
-        return
+        return {}
     lengths = torch.tensor([float(len(wav)) for wav in wavs.values()])
-    padded = torch.nn.utils.rnn.pad_sequence(
-        list(wavs.values()), batch_first=True
-    )
+    padded = torch.nn.utils.rnn.pad_sequence([*wavs.values()], batch_first=True)
     try:
-        encoded, shares = encode_batch(padded, lengths / padded.shape[1])
-        counts = torch.round(shares.cpu() * encoded.shape[1]).int().tolist()
+        encoded, shares = encode(padded, lengths / padded.shape[1])
     except ValueError:
-        counts = [0] * len(wavs)
-    for index, (name, wav) in enumerate(wavs.items()):
-        if counts[index]:
-            yield name, (encoded[index, : counts[index]], len(wav))
-        else:
-            # Encoded alone, so that an error concerns this file only.
-            yield alone(name)
+        return {}
+    counts = torch.round(shares.cpu() * encoded.shape[1]).int().tolist()
+    return {
+        name: (encoded[row, :count], len(wavs[name]))
+        for row, (name, count) in enumerate(zip(wavs, counts, strict=True))
+        if count
+    }
 
 
-def _encode_long(encode, source, rate, batch_seconds):
-    """Encode a file in chunks. Return its tokens or latents and number of
-    samples, or an error."""
+def _encode_alone(tokenizer, source, batch_seconds, latents):
+    """Encode a file in chunks. Return its tokens or latents, and its number of
+    samples."""
+    encode = tokenizer.latents if latents else tokenizer.tokenize
     num_samples = 0
 
-    def counted():
+    def blocks():
         nonlocal num_samples
-        for block in audio_blocks(source, rate, batch_seconds):
+        for block in audio_blocks(source, tokenizer.sample_rate, batch_seconds):
             num_samples += len(block)
             yield block
 
-    try:
-        with naming(source):
-            return encode(counted(), batch_seconds), num_samples
-    except AudioError as error:
-        return error
+    with naming(source):
+        encoded = encode(blocks(), batch_seconds)
+    return encoded, num_samples

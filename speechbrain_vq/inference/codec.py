@@ -5,6 +5,7 @@ the dimension of a codeword.
 """
 
 import torch
+from torch import Tensor
 
 
 class CodecMixin:
@@ -48,11 +49,11 @@ class CodecMixin:
 
     def sig_to_tokens(
         self,
-        signal: torch.Tensor,
-        lengths: torch.Tensor | None = None,
+        signal: Tensor,
+        lengths: Tensor | None = None,
         num_codebooks: int | list[int] | None = None,
         **kwargs,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode waveforms to tokens.
 
         Arguments
@@ -76,11 +77,8 @@ class CodecMixin:
         return self.unfold(tokens)[..., self._books(num_codebooks)]
 
     def tokens_to_sig(
-        self,
-        tokens: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+        self, tokens: Tensor, lengths: Tensor | None = None, **kwargs
+    ) -> Tensor:
         """Decode tokens [B, N, K] to waveforms [B, T] in the average voice.
 
         With a residual quantizer, the last codebooks may be missing. Arguments
@@ -96,7 +94,7 @@ class CodecMixin:
         vocab_size: int | None = None,
         num_codebooks: int | list[int] | None = None,
         **kwargs,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the codewords of all codebooks in one table, [K * C, H].
 
         Arguments
@@ -119,11 +117,11 @@ class CodecMixin:
                 f"The codebooks have {self.vocab_size} codewords each, not "
                 f"vocab_size={vocab_size}."
             )
-        codebook = self._codewords
-        return codebook[self._books(num_codebooks), :size].flatten(0, 1).clone()
+        books = self._books(num_codebooks)
+        return self._codewords[books, :size].flatten(0, 1).clone()
 
     @torch.no_grad()
-    def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
+    def embeddings(self, tokens: Tensor) -> Tensor:
         """Look up the codewords [B, N, K, H] of tokens [B, N, K], whose last
         codebooks may be missing.
 
@@ -135,11 +133,8 @@ class CodecMixin:
         return self._codewords[books, tokens]
 
     def forward(
-        self,
-        wavs: torch.Tensor,
-        wav_lens: torch.Tensor | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, wavs: Tensor, wav_lens: Tensor | None = None, **kwargs
+    ) -> tuple[Tensor, Tensor]:
         """Encode waveforms [B, T] of relative lengths [B] to tokens [B, N, K]
         and their codewords [B, N, K, H]. ``kwargs`` are arguments of
         ``sig_to_tokens``."""
@@ -147,7 +142,7 @@ class CodecMixin:
         books = torch.tensor(self._books(kwargs.get("num_codebooks")))
         return tokens, self._codewords[books, tokens]
 
-    def fold(self, tokens: torch.Tensor) -> torch.Tensor:
+    def fold(self, tokens: Tensor) -> Tensor:
         """Convert tokens [B, N, K] to the shape for ``decode_batch``, which is
         [B, N] if ``is_folded``."""
         if tokens.dim() != 3 or tokens.shape[-1] != self.num_codebooks:
@@ -157,7 +152,7 @@ class CodecMixin:
             )
         return tokens.squeeze(-1) if self.is_folded else tokens
 
-    def unfold(self, tokens: torch.Tensor) -> torch.Tensor:
+    def unfold(self, tokens: Tensor) -> Tensor:
         """Add the codebook dimension to tokens if ``is_folded``."""
         return tokens.unsqueeze(-1) if self.is_folded else tokens
 
@@ -210,25 +205,23 @@ class EncodecAdapter(torch.nn.Module):
         self.emb_dim = self.vocabulary.shape[-1]
 
     @property
-    def vocabulary(self) -> torch.Tensor:
+    def vocabulary(self) -> Tensor:
         """Codewords of the codebooks in use, [K, C, H]."""
         return self.tokenizer._codewords[: self.tokenizer.num_codebooks]
 
     def encode(
-        self, inputs: torch.Tensor, length: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, inputs: Tensor, length: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode waveforms [B, T] or [B, 1, T] of relative lengths [B] to
         tokens [B, N, K] and their codewords [B, N, K, H]."""
         return self.tokenizer(inputs, length)
 
     forward = encode
 
-    def decode(
-        self, tokens: torch.Tensor, length: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def decode(self, tokens: Tensor, length: Tensor | None = None) -> Tensor:
         """Decode tokens [B, N, K] to waveforms [B, 1, T], average voice."""
         return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
 
-    def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
+    def embeddings(self, tokens: Tensor) -> Tensor:
         """Look up the codewords of tokens. See ``CodecMixin.embeddings``."""
         return self.tokenizer.embeddings(tokens)

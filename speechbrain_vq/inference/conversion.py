@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from speechbrain_vq.dataio.audio import as_waveforms, listed, naming, read_audio
 from speechbrain_vq.dataio.waveforms import within_full_scale, write_waveform
@@ -30,7 +31,7 @@ class VoiceConverter(VQTokenizer):
     >>> converter.convert_file("a.wav", "b.wav", "out.wav")  # doctest: +SKIP
     """
 
-    def voice(self, target: Target) -> torch.Tensor:
+    def voice(self, target: Target) -> Tensor:
         """Compute the embedding of a voice.
 
         Arguments
@@ -57,11 +58,8 @@ class VoiceConverter(VQTokenizer):
 
     @torch.no_grad()
     def convert_batch(
-        self,
-        wavs: torch.Tensor,
-        wav_lens: torch.Tensor | None,
-        speaker: torch.Tensor | Target,
-    ) -> torch.Tensor:
+        self, wavs: Tensor, wav_lens: Tensor | None, speaker: Tensor | Target
+    ) -> Tensor:
         """Convert waveforms to another voice.
 
         Arguments
@@ -93,9 +91,9 @@ class VoiceConverter(VQTokenizer):
     def convert_file(
         self,
         source: str | os.PathLike,
-        target: torch.Tensor | Target,
+        target: Tensor | Target,
         output: str | os.PathLike | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Convert a recording to another voice.
 
         Arguments

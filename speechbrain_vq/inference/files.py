@@ -78,10 +78,9 @@ def process_files(
     ``write`` takes the paths of an audio file and of its wav file, and writes
     the latter with the comment ``made_by``.
     """
-    outputs = _output_paths(find_audio(places), pathlib.Path(output))
+    sources = _sources_by_output(find_audio(places), pathlib.Path(output))
     # `Path.exists` raises an error for a name that is too long.
-    targets = outputs.values() if not overwrite else ()
-    existing = set(filter(os.path.exists, targets))
+    existing = set(filter(os.path.exists, () if overwrite else sources))
     for path in sorted(existing):
         comment = read_comment(path)
         if comment not in ("", made_by):
@@ -90,8 +89,8 @@ def process_files(
                 "another folder (--out), or overwrite it (--overwrite)."
             )
     bad = {}
-    for path, target in tqdm(
-        outputs.items(), unit="file", disable=None if progress else True
+    for target, path in tqdm(
+        sources.items(), unit="file", disable=None if progress else True
     ):
         if target in existing:
             continue
@@ -103,24 +102,14 @@ def process_files(
                 raise
             bad[str(path)] = f"{path}: name too long for {target}."
         except ValueError as error:
-            reason = str(error)
-            if not reason.startswith(str(path)):
-                reason = f"{path}: {reason}"
-            bad[str(path)] = reason
-    return FileResults(len(outputs) - len(bad), bad, len(existing))
+            named = str(error).startswith(str(path))
+            bad[str(path)] = str(error) if named else f"{path}: {error}"
+    return FileResults(len(sources) - len(bad), bad, len(existing))
 
 
-def _is_earlier_output(path, name, output):
-    """Return whether a file is in the output folder and was found by searching
-    a folder around it."""
-    searched = path.parents[len(name.parts) - 1].resolve()
-    output = output.resolve()
-    return searched in output.parents and output in path.resolve().parents
-
-
-def _output_paths(files, output):
-    """Map audio files to the wav files to write."""
-    paths, sources = {}, {}
+def _sources_by_output(files, output):
+    """Map the wav files to write to their audio files."""
+    sources = {}
     # Includes formats that cannot be written, which raise the proper error.
     known = audio_endings() | {".raw", ".m4a", ".mp4"}
     single = output.suffix.lower() in known and not output.is_dir()
@@ -130,8 +119,10 @@ def _output_paths(files, output):
             "write: name a folder."
         )
     for path, name in files.items():
-        if _is_earlier_output(path, name, output):
-            continue
+        searched = path.parents[len(name.parts) - 1].resolve()
+        is_within = output.resolve() in path.resolve().parents
+        if is_within and searched in output.resolve().parents:
+            continue  # An output of an earlier run
         target = output if single else output / name.with_suffix(".wav")
         if not single and target.parent.resolve() == path.resolve().parent:
             raise ValueError(
@@ -144,5 +135,4 @@ def _output_paths(files, output):
                 f"{path} would be written as {target}, over {other}: process "
                 "them one by one, or rename one of them."
             )
-        paths[path] = target
-    return paths
+    return sources

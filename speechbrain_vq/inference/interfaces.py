@@ -74,8 +74,8 @@ class VQPretrained(Pretrained):
         freeze_params: bool = True,
     ):
         modules, hparams = modules or {}, hparams or {}
-        _check_has(modules, self.MODULES_NEEDED, "modules", type(self))
-        _check_has(hparams, self.HPARAMS_NEEDED, "keys", type(self))
+        self._check_has("modules", self.MODULES_NEEDED, modules)
+        self._check_has("keys", self.HPARAMS_NEEDED, hparams)
         # Defaults are SpeechBrain's: Pretrained would read them from the yaml.
         run_opts = RunOptions.from_dictionary(
             {**RunOptions(), **(run_opts or {})}
@@ -84,16 +84,25 @@ class VQPretrained(Pretrained):
         # Pretrained would use the yaml's entry as the audio normalizer.
         hparams = {k: v for k, v in hparams.items() if k != "audio_normalizer"}
         super().__init__(modules, hparams, run_opts, freeze_params)
-        names = {self.precision, self.eval_precision} - {"fp32"}
-        self.compute_dtype = AMPConfig.from_name(
-            names.pop() if names else "fp32"
-        ).dtype
+        halves = {self.precision, self.eval_precision} - {"fp32"}
+        name = halves.pop() if halves else "fp32"
+        self.compute_dtype = AMPConfig.from_name(name).dtype
         self.frozen = freeze_params
         if freeze_params:
             self.eval()
         self.source = self.revision = None
         # Folder of its files, and whether the yaml there describes the model.
         self.location, self.described = None, False
+
+    @classmethod
+    def _check_has(cls, kind, needed, given):
+        missing = [name for name in needed if name not in given]
+        if missing:
+            raise HparamsError(
+                f"A {cls.__name__} needs the {kind} {', '.join(needed)}. "
+                f"Missing: {', '.join(missing)}. Given: "
+                f"{', '.join(map(str, given)) or 'none'}."
+            )
 
     @classmethod
     def from_hparams(
@@ -124,14 +133,11 @@ class VQPretrained(Pretrained):
         revision, token, cache_dir, local_files_only, force_download, savedir, \
 subfolder
             See ``speechbrain_vq.hub.download.download``.
-        run_opts : dict, optional
-            ``device``, ``eval_precision`` and other options of SpeechBrain's
-            ``RunOptions``. The model's yaml sets none of them.
+        run_opts, freeze_params
+            See ``VQPretrained``. The model's yaml sets no run option.
         trust_remote_code : bool
             Whether to load the folder with SpeechBrain's own loader, which
             runs any code that the yaml names.
-        freeze_params : bool
-            Whether to freeze the parameters and stay in evaluation mode.
         device : str or torch.device, optional
             Shorthand for ``run_opts={"device": ...}``.
         dtype : str or torch.dtype, optional
@@ -269,23 +275,23 @@ subfolder
 
 def _run_options(run_opts, device, dtype):
     """Merge ``device`` and ``dtype`` into the run options."""
-    options, arguments = dict(run_opts or {}), {}
-    if device is not None:
-        arguments["device"] = str(device)
-    if dtype is not None:
-        arguments["eval_precision"] = PRECISIONS.get(dtype, dtype)
-        if arguments["eval_precision"] not in PRECISIONS.values():
-            raise ValueError(
-                f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
-            )
-    default = RunOptions()
-    for key, value in arguments.items():
+    precision = PRECISIONS.get(dtype, dtype)
+    if precision not in (None, *PRECISIONS.values()):
+        raise ValueError(
+            f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
+        )
+    options, default = dict(run_opts or {}), RunOptions()
+    device = None if device is None else str(device)
+    for key, value in (("device", device), ("eval_precision", precision)):
+        if value is None:
+            continue
         if options.get(key) not in (None, value, default[key]):
             raise ValueError(
                 f"{key} is given twice, as {value!r} and in run_opts as "
                 f"{options[key]!r}: leave one out."
             )
-    return {**options, **arguments}
+        options[key] = value
+    return options
 
 
 def check_device(device: str | torch.device | None) -> None:
@@ -301,13 +307,3 @@ def check_device(device: str | torch.device | None) -> None:
             f"The device '{device}' cannot be used here: {reason}. Name "
             "another (cpu always works), or none."
         ) from error
-
-
-def _check_has(given, needed, kind, cls):
-    missing = [name for name in needed if name not in given]
-    if missing:
-        raise HparamsError(
-            f"A {cls.__name__} needs the {kind} {', '.join(needed)}. Missing: "
-            f"{', '.join(missing)}. Given: "
-            f"{', '.join(map(str, given)) or 'none'}."
-        )

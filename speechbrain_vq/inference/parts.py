@@ -14,8 +14,9 @@ from speechbrain_vq.hub.folder import (
     is_folder_name,
 )
 from speechbrain_vq.lobes.ssl import SSLFeatures
+from speechbrain_vq.presets import BUNDLED_VOCODER
 
-from .vocoder_loading import bundled_vocoder, load_vocoder, load_vocoder_folder
+from .vocoder_loading import load_vocoder, load_vocoder_folder
 from .vocoders import MelVocoder, UnitVocoder
 
 logger = logging.getLogger(__name__)
@@ -151,13 +152,13 @@ class PartsMixin:
         """Load the vocoder in the subfolder that the model's yaml names, else
         the bundled one if it takes the model's log-mels, else return None."""
         name = getattr(self.hparams, "vocoder", None)
-        if self.location is not None and is_folder_name(name):
+        if is_folder_name(name):
             # Raises if a file is missing or links out of the model folder.
             for file in (HPARAMS, WEIGHTS):
                 find_file(self.location, f"{name}/{file}")
             folder = self.location / name
             return load_vocoder_folder(folder, str(folder))
-        if self.location is not None and name:
+        if name:
             logger.warning(
                 "The yaml of %s names the vocoder %r. Vocoders outside the "
                 "model folder are not loaded unless you name them: give it as "
@@ -168,5 +169,5 @@ class PartsMixin:
         # Self-supervised features without log-mels have mel = None.
         if self.decodes_to_samples or getattr(features, "mel", None) is None:
             return None
-        vocoder = bundled_vocoder()
+        vocoder = load_vocoder_folder(BUNDLED_VOCODER, "the bundled vocoder")
         return vocoder if vocoder.settings == features.settings else None

@@ -37,12 +37,7 @@ from speechbrain_vq.dataio.logs import few_warnings
 from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
-from .token_files import (
-    any_newer,
-    check_model,
-    describe_model,
-    without_text,
-)
+from .token_files import any_newer, check_model, describe_model, without_text
 from .tokenizer import VQTokenizer
 
 # Audio column of a data set.
@@ -88,25 +83,26 @@ class Rows(NamedTuple):
 
     def read(self) -> Iterator[tuple[int, pyarrow.Table]]:
         """Yield tables of a few rows, each with the number of its first."""
-        if self.group is None:
-            dataset = load_from_disk(self.path).with_format("arrow")
-            for first in range(self.start, self.stop, _CHUNK):
-                yield first, dataset[first : min(first + _CHUNK, self.stop)]
-            return
-        first = self.start
-        with pyarrow.parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(_CHUNK, row_groups=[self.group]):
-                yield first, pyarrow.Table.from_batches([batch])
-                first += len(batch)
+        with _unreadable(self.path):
+            if self.group is None:
+                dataset = load_from_disk(self.path).with_format("arrow")
+                for first in range(self.start, self.stop, _CHUNK):
+                    yield first, dataset[first : min(first + _CHUNK, self.stop)]
+                return
+            first = self.start
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(_CHUNK, row_groups=[self.group]):
+                    yield first, pyarrow.Table.from_batches([batch])
+                    first += len(batch)
 
 
 class Shard(NamedTuple):
     """Shard to write: its final path, the folder of partial files, its audio
-    (batches of files, or rows), and the seconds of audio per batch."""
+    (files with their seconds, or rows), and the seconds of audio per batch."""
 
     target: pathlib.Path
     scratch: pathlib.Path
-    audio: list[list[str]] | Rows
+    audio: dict[str, float] | Rows
     batch_seconds: float
 
 
@@ -137,31 +133,20 @@ def tokenize_shards(
         Audio files, Parquet files with a column ``audio``, folders of these,
         and folders of ``Dataset.save_to_disk``.
     tokenizer, overwrite, batch_seconds, progress, engine
-        See ``tokenize_to``.
-
-    Returns
-    -------
-    FileResults
-        Number of files and rows done, and the reasons for those left out.
+        See ``tokenize_to``, also for the result and further errors.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no audio.
-    FileExistsError
-        If the output folder has other contents.
-    BlockingIOError
-        If another process is writing the output.
     ValueError
-        If the output is of another model or precision, a data set has no column
-        ``audio``, or two places have different columns.
+        If a data set has no column ``audio``, or two places have different
+        columns.
     """
     check_seconds("batch_seconds", batch_seconds)
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
     tables = tables_in(places, output)
     try:
-        files = [p for p in places if str(pathlib.Path(p)) not in tables]
-        paths = [os.fspath(path) for path in find_audio(files)]
+        others = [p for p in places if str(pathlib.Path(p)) not in tables]
+        paths = [os.fspath(path) for path in find_audio(others)]
     except FileNotFoundError:
         if not tables:
             raise
@@ -174,24 +159,19 @@ def tokenize_shards(
         with tempfile.TemporaryDirectory(
             prefix=".tokenize-", dir=output, ignore_cleanup_errors=True
         ) as scratch:
-            earlier = _read_shards(output)
+            model = describe_model(tokenizer)
+            earlier = _read_shards(output, None if overwrite else model)
             # Earlier shards remain until all of their replacements exist.
             folder = output / ".replacement" if overwrite else output
             rows, unreadable = _rows_of(tables, folder)
-            model = describe_model(tokenizer)
+            finished = earlier
             if overwrite:
                 finished = _resumed(folder, rows, paths, model)
-            else:
-                finished = earlier
-                for path, notes in finished.items():
-                    check_model(notes, path, model)
-            done, batches, bad = _batches_of(
-                paths, finished, folder, batch_seconds
-            )
+            done, files, bad = _files_of(paths, finished, folder, batch_seconds)
             bad |= unreadable
             jobs = [
                 Shard(target, pathlib.Path(scratch), audio, batch_seconds)
-                for target, audio in {**rows, **batches}.items()
+                for target, audio in {**rows, **files}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
             folder.mkdir(exist_ok=True)
@@ -203,7 +183,8 @@ def tokenize_shards(
             for number, left_out in tqdm(
                 results, total=len(jobs), unit="shard", disable=hidden
             ):
-                done, bad = done + number, bad | left_out
+                done += number
+                bad |= left_out
             if overwrite:
                 new = [p.replace(output / p.name) for p in folder.iterdir()]
                 for path in earlier.keys() - set(new) if new else ():
@@ -213,8 +194,7 @@ def tokenize_shards(
 
 
 def tables_in(
-    places: Iterable[str | os.PathLike],
-    output: pathlib.Path | None = None,
+    places: Iterable[str | os.PathLike], output: pathlib.Path | None = None
 ) -> dict[str, bool]:
     """Return Parquet files (True) and folders of ``Dataset.save_to_disk``
     (False), except hidden ones and those in the output folder."""
@@ -224,11 +204,11 @@ def tables_in(
         for path in paths:
             is_parquet = path.suffix == ".parquet"
             # `save_to_disk` writes a state.json beside its Arrow files.
-            if not is_parquet and path.name != "state.json":
-                continue
-            if output in pathlib.Path(os.path.abspath(path)).parents:
-                continue
-            tables[os.fspath(path if is_parquet else path.parent)] = is_parquet
+            is_table = is_parquet or path.name == "state.json"
+            absolute = pathlib.Path(os.path.abspath(path))
+            if is_table and output not in absolute.parents:
+                table = path if is_parquet else path.parent
+                tables[os.fspath(table)] = is_parquet
     return tables
 
 
@@ -263,31 +243,22 @@ def write_shard(
 
 def _tokenize(tokenizer, shard, left_out):
     """Yield lists of rows, and add the reasons for others to ``left_out``."""
-    for sources, batches, others in _sources(shard, left_out):
+    for sources, seconds, others in _sources(shard, left_out):
         rows = {}
-        for batch in batches:
-            audio = {name: sources[name] for name in batch}
-            for name, result in encode(tokenizer, audio, shard.batch_seconds):
-                if isinstance(result, AudioError):
-                    left_out[name] = str(result)
-                    continue
-                tokens, number = result
-                rows[name] = {"path": name, **others.get(name, {})}
-                rows[name] |= {"tokens": tokens.tolist(), "num_samples": number}
+        for name, tokens, number in encode(
+            tokenizer, sources, seconds, shard.batch_seconds, left_out
+        ):
+            rows[name] = {"path": name, **others.get(name, {})}
+            rows[name] |= {"tokens": tokens.tolist(), "num_samples": number}
         yield [rows[name] for name in sources if name in rows]
 
 
 def _sources(shard, left_out):
-    """Yield audio by name, batches of names, and the other columns by name."""
+    """Yield audio, its seconds, and the other columns, each by name."""
     if not isinstance(shard.audio, Rows):
-        yield {p: p for batch in shard.audio for p in batch}, shard.audio, {}
+        yield {path: path for path in shard.audio}, shard.audio, {}
         return
-    tables = shard.audio.read()
-    while True:
-        with _unreadable(shard.audio.path):
-            first, table = next(tables, (None, None))
-        if table is None:
-            return
+    for first, table in shard.audio.read():
         cells = table[_AUDIO].to_pylist()
         rows = table.drop_columns(_AUDIO).to_pylist()
         sources, seconds, others = {}, {}, {}
@@ -302,7 +273,7 @@ def _sources(shard, left_out):
             path = cell.get("path") if isinstance(cell, dict) else cell
             sources[name] = source
             others[name] = {**row, "path": path or name}
-        yield sources, make_batches(seconds, shard.batch_seconds), others
+        yield sources, seconds, others
 
 
 def _columns(tokenizer, audio):
@@ -373,24 +344,19 @@ def _unreadable(path):
 
 
 def _resumed(folder, rows, paths, model):
-    """Return the shards that an interrupted replacement left. Remove the folder
-    unless all are of the model, and of audio that has not changed and is
-    replaced now."""
-    try:
-        shards = _read_shards(folder)
-        for shard, notes in shards.items():
-            check_model(notes, shard, model)
-    except (OSError, ValueError):
-        shards = {}
+    """Return the shards that an interrupted replacement left, or remove them if
+    they are of another model, or their audio has changed or is not replaced."""
     places = {*paths, *(part.path for part in rows.values())}
-    files = [shard for shard in shards if shard.name.startswith("files-")]
-    if (
-        shards
-        and not any_newer(places, min(shards, key=os.path.getmtime))
-        and shards.keys() - files <= rows.keys()
-        and all(_paths_in(shard) <= places for shard in files)
-    ):
-        return shards
+    with contextlib.suppress(OSError, ValueError):
+        shards = _read_shards(folder, model)
+        files = [shard for shard in shards if shard.name.startswith("files-")]
+        if (
+            shards
+            and not any_newer(places, min(shards, key=os.path.getmtime))
+            and shards.keys() - files <= rows.keys()
+            and all(_paths_in(shard) <= places for shard in files)
+        ):
+            return shards
     shutil.rmtree(folder, ignore_errors=True)
     return {}
 
@@ -401,42 +367,36 @@ def _paths_in(shard):
     return set(column.to_pylist())
 
 
-def _batches_of(paths, finished, output, batch_seconds):
-    """Return the number of finished files, the batches of the others by the
-    path of their shard, and the reasons for unreadable files by path."""
+def _files_of(paths, finished, output, batch_seconds):
+    """Return the number of finished files, the seconds of the others by path of
+    their shard, and the reasons for unreadable files by path."""
     done, tried, number = set(), set(), 0
     for shard, notes in finished.items():
         if shard.name.startswith("files-"):
             done |= _paths_in(shard)
             tried |= notes["left_out"].keys()
             number = max(number, int(shard.stem.removeprefix("files-")) + 1)
-    missing = [path for path in dict.fromkeys(paths) if path not in done]
+    missing = [path for path in paths if path not in done]
     not_utf8 = without_text(missing)
     seconds, bad = check_files([p for p in missing if p not in not_utf8], False)
-    # Files that an earlier run left out come last. The other batches, and so
-    # their tokens, are then those of an uninterrupted run, bit for bit.
-    batches = [
-        batch
-        for retry in (False, True)
-        for batch in make_batches(
-            {p: s for p, s in seconds.items() if (p in tried) == retry},
-            batch_seconds,
-        )
-    ]
-    limit = min(_SECONDS, sum(seconds.values()) / _SHARDS)
-    shards, total = {}, limit
-    for batch in batches:
-        if total >= limit:
-            current = shards[output / f"files-{number:06d}.parquet"] = []
-            number, total = number + 1, 0.0
-        current.append(batch)
-        total += sum(seconds[path] for path in batch)
+    shards, limit = {}, min(_SECONDS, sum(seconds.values()) / _SHARDS)
+    # Files that an earlier run left out are in shards of their own. The other
+    # tokens are then those of an uninterrupted run, bit for bit.
+    for retry in (False, True):
+        part = {p: s for p, s in seconds.items() if (p in tried) == retry}
+        total = limit
+        for batch in make_batches(part, batch_seconds):
+            if total >= limit:
+                current = shards[output / f"files-{number:06d}.parquet"] = {}
+                number, total = number + 1, 0.0
+            current.update({path: part[path] for path in batch})
+            total += sum(part[path] for path in batch)
     return len(paths) - len(missing), shards, bad | not_utf8
 
 
-def _read_shards(output):
-    """Return the notes in the shards of a folder; raise FileExistsError if it
-    has other contents."""
+def _read_shards(output, model):
+    """Return the notes in the shards of a folder. Raise FileExistsError if it
+    has other contents, and ValueError if a shard is not of the model."""
     paths = [path for path in output.iterdir() if path.name[0] != "."]
     others = [p for p in paths if p.suffix != ".parquet" or not p.is_file()]
     if others:
@@ -444,7 +404,10 @@ def _read_shards(output):
             f"{output} has other files, such as {others[0].name}: name another "
             "folder."
         )
-    return {path: _read_notes(path) for path in sorted(paths)}
+    shards = {path: _read_notes(path) for path in sorted(paths)}
+    for path, notes in shards.items() if model else ():
+        check_model(notes, path, model)
+    return shards
 
 
 def _read_notes(shard):

@@ -7,6 +7,7 @@ the number of codebooks if not all are used), ``precision`` and
 ``codebook_size``, which older files and Parquet shards lack.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from datasets import Dataset
 
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
 
@@ -71,12 +73,9 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
     if not rows:
         raise ValueError(f"{output}: there are no tokens to write.")
     tokens = [np.asarray(row["tokens"], dtype=np.int32) for row in rows]
-    per_row = ("path", "tokens", "num_samples")
-    common = {
-        key: "None" if value is None else value
-        for key, value in rows[0].items()
-        if key not in per_row
-    }
+    common = {k: "None" if v is None else v for k, v in rows[0].items()}
+    for key in ("path", "tokens", "num_samples"):
+        del common[key]
     with atomic_write(output) as partial, open(partial, "wb") as file:
         np.savez_compressed(
             file,
@@ -89,11 +88,7 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
 
 
 def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
-    """Write rows of ``read_tokens`` to a folder for
-    ``datasets.load_from_disk``.
-    """
-    from datasets import Dataset
-
+    """Write rows of ``read_tokens`` for ``datasets.load_from_disk``."""
     with atomic_folder(folder) as partial:
         Dataset.from_list(list(rows)).save_to_disk(partial)
 
@@ -158,10 +153,9 @@ def parse_line(text: bytes) -> dict:
 def check_tokens(rows: list) -> np.ndarray:
     """Return tokens of a token file as an array, [T] or [T, C]. Raises
     TokenFileError if they are invalid."""
-    try:
+    tokens = np.array(None)
+    with contextlib.suppress(ValueError):
         tokens = np.array(rows if isinstance(rows, list) else None)
-    except ValueError:
-        tokens = np.array(None)
     if rows != [] and (tokens.dtype != np.int64 or tokens.ndim not in (1, 2)):
         raise TokenFileError(
             '"tokens" must be a list of integers, or of lists of integers of '
@@ -215,8 +209,10 @@ def _read_npz(path):
 def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:
     """Return whether a file or folder may be newer than a result of it."""
     time = os.path.getmtime(result)
-    # File systems count time in steps of some milliseconds.
-    return any(os.path.getmtime(path) >= time for path in paths)
+    # File systems count time in steps of some milliseconds. A dangling link has
+    # no result.
+    present = filter(os.path.exists, paths)
+    return any(os.path.getmtime(path) >= time for path in present)
 
 
 def without_text(paths: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechbrain_vq.dataio.audio import (
     MAX_RATE,
@@ -93,10 +94,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such model, or one of its files is missing.
-        ValueError
-            If the model or the vocoder is invalid, or the two do not match.
+        FileNotFoundError, ValueError
+            If the model or the vocoder is missing or invalid, or the two do not
+            match.
         """
         model = super().from_hparams(source, *args, **kwargs)
         names = ("token", "cache_dir", "local_files_only", "force_download")
@@ -139,10 +139,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @torch.no_grad()
     def encode_batch(
-        self,
-        wavs: torch.Tensor | np.ndarray,
-        wav_lens: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, wavs: Tensor | np.ndarray, wav_lens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode waveforms to tokens.
 
         Padding does not change the tokens, up to rounding. On three hours of
@@ -176,19 +174,14 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         (torch.Size([2, 50]), tensor([1., 1.]))
         """
         latents, lengths = self.latents_batch(wavs, wav_lens)
-        tokens = self.mods.quantizer.encode(latents, lengths)
-        if not self.is_folded:
-            tokens = tokens[..., : self.num_codebooks]
-        mask = frame_mask(latents, lengths)
-        mask = mask.view(mask.shape + (1,) * (tokens.dim() - 2))
-        return tokens * mask, lengths
+        tokens = self.unfold(self.mods.quantizer.encode(latents, lengths))
+        mask = frame_mask(latents, lengths).unsqueeze(-1)
+        return self.fold(tokens[..., : self.num_codebooks] * mask), lengths
 
     @torch.no_grad()
     def latents_batch(
-        self,
-        wavs: torch.Tensor | np.ndarray,
-        wav_lens: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, wavs: Tensor | np.ndarray, wav_lens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode waveforms to latents [B, T, H], the input of the quantizer,
         and their relative lengths [B]. See ``encode_batch``."""
         waveforms = self._as_batch(wavs, wav_lens)
@@ -198,11 +191,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     @torch.no_grad()
     def decode_batch(
         self,
-        tokens: torch.Tensor | np.ndarray,
-        lengths: torch.Tensor | None = None,
-        speaker: torch.Tensor | None = None,
+        tokens: Tensor | np.ndarray,
+        lengths: Tensor | None = None,
+        speaker: Tensor | None = None,
         num_codebooks: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Decode tokens to waveforms.
 
         Padding does not change the decoded features, up to rounding. Rounding
@@ -263,10 +256,10 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     @torch.no_grad()
     def decode_vectors(
         self,
-        vectors: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        speaker: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        vectors: Tensor,
+        lengths: Tensor | None = None,
+        speaker: Tensor | None = None,
+    ) -> Tensor:
         """Decode quantized vectors [B, T, H] to waveforms. See
         ``decode_batch``. Raises ValueError with a ``UnitVocoder``, which
         requires tokens."""
@@ -290,10 +283,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @torch.no_grad()
     def speaker_batch(
-        self,
-        wavs: torch.Tensor | np.ndarray,
-        wav_lens: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, wavs: Tensor | np.ndarray, wav_lens: Tensor | None = None
+    ) -> Tensor:
         """Compute speaker embeddings [B, S] of waveforms. See ``encode_batch``.
         A model with a speaker table returns zeros, the average voice."""
         waveforms = self._as_batch(wavs, wav_lens)
@@ -303,9 +294,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def tokenize(
         self,
-        audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
+        audio: Tensor | np.ndarray | Iterable[Tensor],
         chunk_seconds: float | None = 60.0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode audio of any length to tokens, in chunks.
 
         Chunks overlap by the receptive field of a token, so chunking does not
@@ -332,21 +323,22 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def latents(
         self,
-        audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
+        audio: Tensor | np.ndarray | Iterable[Tensor],
         chunk_seconds: float | None = 60.0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode audio of any length to latents [T, H], in fp32 on the CPU.
         See ``tokenize`` for the arguments."""
-        return self._in_chunks(
-            lambda wav: self.latents_batch(wav)[0][0].float().cpu(),
-            audio,
-            chunk_seconds,
-        )
+
+        def encode(wav):
+            return self.latents_batch(wav)[0][0].float().cpu()
+
+        return self._in_chunks(encode, audio, chunk_seconds)
 
     def _in_chunks(self, encode, audio, chunk_seconds):
         check_seconds("chunk_seconds", chunk_seconds)
-        is_waveform = isinstance(audio, torch.Tensor | np.ndarray)
-        blocks = map(_as_one, [audio] if is_waveform else audio)
+        if isinstance(audio, Tensor | np.ndarray):
+            audio = [audio]
+        blocks = map(_as_one, audio)
         if self.span is None or chunk_seconds is None:
             return encode(_cat(blocks))
         steps = max(1, round(chunk_seconds * self.token_rate))
@@ -357,8 +349,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         if not number:
             raise ValueError("The batch is empty: give at least one utterance.")
         size = self.mods.speaker.output_dim
-        if speaker is None:
-            speaker = torch.zeros(1, size)
+        speaker = torch.zeros(1, size) if speaker is None else speaker
         speaker = torch.as_tensor(speaker)
         if tuple(speaker.shape) not in {(1, size), (number, size)}:
             raise ValueError(
@@ -381,8 +372,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         # fp32 is too coarse beyond 2**24 samples: 17 minutes at 16 kHz.
         is_fp32 = wav_lens.dtype == torch.float32
         precise = wav_lens.double() if is_fp32 else wav_lens
-        mask = frame_mask(wavs.unsqueeze(-1), precise)
-        wavs = torch.where(mask, wavs, 0.0)
+        wavs = torch.where(frame_mask(wavs.unsqueeze(-1), precise), wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device, torch.float32)
@@ -395,18 +385,16 @@ def _check_rates(hparams, features, encoder):
     in_range = _is_number(rate) and MIN_RATE <= rate <= MAX_RATE
     if not in_range or rate % 1:
         raise HparamsError(
-            f"sample_rate is {rate!r:.40}, but must be an integer from {MIN_RATE} "
-            f"to {MAX_RATE}, in Hz."
+            f"sample_rate is {rate!r:.40}, but must be an integer from "
+            f"{MIN_RATE} to {MAX_RATE}, in Hz."
         )
     if not (_is_number(tokens) and 0 < tokens < math.inf):
         raise HparamsError(
             f"token_rate is {tokens!r:.40}, but must be a number above 0, in "
             "tokens per second."
         )
-    hop, stride = (
-        getattr(module, name, None)
-        for module, name in ((features, "hop_length"), (encoder, "stride"))
-    )
+    hop = getattr(features, "hop_length", None)
+    stride = getattr(encoder, "stride", None)
     known = isinstance(hop, int) and isinstance(stride, int)
     if known and not math.isclose(tokens * hop * stride, rate, rel_tol=1e-6):
         raise HparamsError(

@@ -1,18 +1,25 @@
 """Tokenize many audio files and data sets."""
 
+import contextlib
 import json
 import logging
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
+from datasets import (
+    Audio,
+    Dataset,
+    Features,
+    Sequence,
+    Value,
+    concatenate_datasets,
+)
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
 from speechbrain_vq.dataio.audio import (
-    audio_blocks,
     cell_source,
     check_files,
     find_audio,
@@ -21,9 +28,10 @@ from speechbrain_vq.dataio.audio import (
 from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.logs import few_warnings
 
-from .batches import encode, make_batches
+from .batches import encode
 from .engine import RayEngine
 from .files import FileResults
+from .shards import tables_in, tokenize_shards
 from .token_files import (
     any_newer,
     check_model,
@@ -35,9 +43,6 @@ from .token_files import (
     without_text,
 )
 from .tokenizer import VQTokenizer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +124,6 @@ def tokenize_to(
         or rate. Also if an engine or a data set is given with another format
         than ``"parquet"``.
     """
-    from .shards import tables_in, tokenize_shards
-
     check_seconds("batch_seconds", batch_seconds)
     output = pathlib.Path(output)
     if format == "parquet" or (engine and not output.suffix):
@@ -192,12 +195,12 @@ def format_of(output: str | os.PathLike) -> str:
 
 
 def tokenize_dataset(
-    dataset: "Dataset",
+    dataset: Dataset,
     tokenizer: VQTokenizer,
     audio_column: str = "audio",
     tokens_column: str = "tokens",
     **options,
-) -> "Dataset":
+) -> Dataset:
     """Add tokens to a data set of Hugging Face's ``datasets``.
 
     Audio is read with soundfile from the bytes or the path in the column;
@@ -231,15 +234,6 @@ def tokenize_dataset(
         If the audio column is missing, the column of tokens exists, or
         ``num_proc`` is above 1 with a model on a GPU.
     """
-    from datasets import (
-        Audio,
-        Dataset,
-        Features,
-        Sequence,
-        Value,
-        concatenate_datasets,
-    )
-
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"Expected a datasets.Dataset, got {type(dataset).__name__}. "
@@ -265,13 +259,11 @@ def tokenize_dataset(
         )
 
     def tokenize(row, index):
-        name = f"row {index}"
-        if row is not None:
-            name += f" ({row['path'] or 'bytes'})"
+        kind = "" if row is None else f" ({row['path'] or 'bytes'})"
+        name = f"row {index}{kind}"
         try:
-            source = cell_source(row, name)
-            blocks = audio_blocks(source, tokenizer.sample_rate)
-            return {tokens_column: tokenizer.tokenize(blocks).tolist()}
+            tokens = tokenizer.encode_file(cell_source(row, name))
+            return {tokens_column: tokens.tolist()}
         except ValueError as error:
             logger.warning("No tokens for %s: %s", name, error)
             return {tokens_column: None}
@@ -290,8 +282,7 @@ def tokenize_dataset(
 
 
 def _check_replaceable(output, format, paths):
-    """Raise unless an output may be replaced: a folder must be a data set, and
-    a file must not be among the audio files."""
+    """Raise if the output is a folder but no data set, or an audio file."""
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
@@ -337,20 +328,16 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             for line in read_tokens(output):
                 if line["path"] not in collected:
                     file.write(json.dumps(line) + "\n")
-        encoded = 0.0
-        for batch in make_batches(seconds, batch_seconds):
-            sources = {path: path for path in batch}
-            for path, result in encode(tokenizer, sources, batch_seconds):
-                if isinstance(result, Exception):
-                    bad[path] = str(result)
-                    continue
-                tokens, num_samples = result
-                line = {"path": path, "tokens": tokens.tolist()}
-                line |= {"num_samples": num_samples, **model}
-                file.write(json.dumps(line) + "\n")
-                done.add(path)
+        encoded, sources = 0.0, {path: path for path in seconds}
+        for path, tokens, num_samples in encode(
+            tokenizer, sources, seconds, batch_seconds, bad
+        ):
+            line = {"path": path, "tokens": tokens.tolist()}
+            line |= {"num_samples": num_samples, **model}
+            file.write(json.dumps(line) + "\n")
             file.flush()
-            encoded += sum(seconds[path] for path in batch)
+            done.add(path)
+            encoded += seconds[path]
             bar.update(round(encoded) - bar.n)
     if not partial.stat().st_size:
         partial.unlink()
@@ -360,16 +347,11 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
 def _discard_unless_resumed(replacement, paths, tokenizer):
     """Delete the lines that an interrupted replacement left, if they are of
     another model, or of audio that has changed or is not replaced now."""
-    if not replacement.exists():
-        return
-    is_resumed = not any_newer(paths, replacement)
-    try:
-        done = _resume(replacement, describe_model(tokenizer))
-        is_resumed &= done <= set(paths)
-    except ValueError:
-        is_resumed = False
-    if not is_resumed:
-        replacement.unlink()
+    if replacement.exists() and not any_newer(paths, replacement):
+        with contextlib.suppress(ValueError):
+            if _resume(replacement, describe_model(tokenizer)) <= set(paths):
+                return
+    replacement.unlink(missing_ok=True)
 
 
 def _resume(partial, model):

@@ -12,7 +12,6 @@ from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import WEIGHTS, find_file
 from speechbrain_vq.hub.load import load_named
 from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
-from speechbrain_vq.presets import BUNDLED_VOCODER
 
 from .vocoders import HifiGAN, MelVocoder, UnitVocoder
 
@@ -104,9 +103,3 @@ def load_vocoder_folder(
             f"be a whole number of frames from 0 to {MOST_PADDING}."
         )
     return HifiGAN(generator, settings, source)
-
-
-def bundled_vocoder() -> MelVocoder:
-    """Load the bundled vocoder, for log-mels with the default settings of
-    ``LogMel`` and the recipes."""
-    return load_vocoder_folder(BUNDLED_VOCODER, "the bundled vocoder")

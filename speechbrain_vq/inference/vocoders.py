@@ -10,7 +10,7 @@ from speechbrain.lobes.models.HifiGAN import (
     HifiganGenerator,
     UnitHifiganGenerator,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.nnet.masks import frame_mask
@@ -33,9 +33,7 @@ class MelVocoder(nn.Module):
         self.generator, self.source = generator, source
         self.settings = settings or generator.settings
 
-    def forward(
-        self, mels: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, mels: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Synthesize waveforms [B, samples], zero at padding, from log-mels
         [B, T, M] of relative lengths [B]."""
         hop = int(self.settings["hop_length"])
@@ -135,10 +133,10 @@ class UnitVocoder(nn.Module):
 
     def forward(
         self,
-        tokens: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        speaker: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        tokens: Tensor,
+        lengths: Tensor | None = None,
+        speaker: Tensor | None = None,
+    ) -> Tensor:
         """Synthesize waveforms [B, samples], zero at padding, from tokens
         [B, T] or [B, T, C] of relative lengths [B] and speaker embeddings
         [B, S], by default the average voice."""
@@ -196,7 +194,7 @@ def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
     }
 
 
-def to_ids(tokens: torch.Tensor, codebook_size: int) -> torch.Tensor:
+def to_ids(tokens: Tensor, codebook_size: int) -> Tensor:
     """Convert tokens [..., C] of C codebooks to the input of SpeechBrain's
     unit HiFi-GANs: 0 is padding, and each codebook has its own range."""
     books = torch.arange(tokens.shape[-1], device=tokens.device)
@@ -221,12 +219,12 @@ def shortest(generator: HifiganGenerator) -> int:
 
 
 def one_by_one(
-    synthesize: Callable[..., torch.Tensor],
-    frames: torch.Tensor,
-    lengths: torch.Tensor | None,
+    synthesize: Callable[..., Tensor],
+    frames: Tensor,
+    lengths: Tensor | None,
     hop_length: int,
-    *others: torch.Tensor,
-) -> torch.Tensor:
+    *others: Tensor,
+) -> Tensor:
     """Synthesize utterances one by one without their padding, which would
     affect their ends.
 
@@ -247,8 +245,7 @@ def one_by_one(
 
 
 def _padding(part):
-    """Return the largest padding at each end of the convolutions of a part, in
-    frames."""
+    """Return the largest padding in frames, at one end, of convolutions."""
     return max(
         layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
         for layer in part.modules()
@@ -264,8 +261,7 @@ def _lengthen(frames, number):
 
 
 def _check_same(vocoder, trained, tokenizer, own, inputs, advice):
-    """Raise ValueError if known settings of the vocoder's training differ from
-    the tokenizer's own."""
+    """Raise ValueError if a known setting of the vocoder's training differs."""
     differing = [key for key in own if own[key] != trained.get(key, own[key])]
     if differing:
         raise ValueError(

@@ -120,7 +120,7 @@ def test_a_worker_that_has_outlived_its_run_writes_nothing(
 ):
     target, scratch = tmp_path / "files-0.parquet", tmp_path / "scratch"
     scratch.mkdir()
-    shard = Shard(target, scratch, [[str(folder / "deep/0.wav")]], 60.0)
+    shard = Shard(target, scratch, {str(folder / "deep/0.wav"): 0.5}, 60.0)
     forward = tokenizer.mods.features.register_forward_pre_hook(
         # The next run begins while it computes.
         lambda *_: [path.unlink() for path in scratch.iterdir()]
