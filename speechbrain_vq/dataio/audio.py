@@ -102,6 +102,7 @@ def check_files(
     of the others by path; see ``check_audio``."""
 
     def check(path):
+        """Return the duration of a file in seconds, or the error."""
         try:
             return check_audio(path, decode)
         except AudioError as error:
@@ -212,6 +213,7 @@ class _Forward(soundfile.SoundFile):
     would go on with other last bits, and Opus would be decoded twice."""
 
     def seekable(self):
+        """Return False: the stream is read forward only."""
         return False
 
 
@@ -429,6 +431,7 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     seen = set()
 
     def warn(error):
+        """Log a folder that cannot be read."""
         logger.warning("Left out %s: %s.", error.filename, error.strerror)
 
     for parent, subfolders, names in os.walk(

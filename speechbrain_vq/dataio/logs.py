@@ -26,6 +26,7 @@ def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
     lock = threading.Lock()
 
     def limit(record):
+        """Return whether to log a record; later ones of a kind become debug."""
         if record.levelno != logging.WARNING:
             return True
         kind = record.name, record.msg

@@ -9,6 +9,9 @@ import torch
 
 from .atomic import atomic_write
 
+# Absolute value above which peaks are compressed.
+_KNEE = 0.7
+
 
 def any_name(path: str | os.PathLike) -> str | bytes | os.PathLike:
     """Return a path as soundfile accepts it. On POSIX that is bytes, since a
@@ -57,14 +60,20 @@ def read_comment(path: str | os.PathLike) -> str:
 
 
 def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
-    """Scale a waveform [T] to the level of ``original``, as far as its peak
-    allows. Decoders predict medians of log-mels, which are quieter than means.
-    """
-    level, peak = wav.square().mean().sqrt(), wav.abs().max()
-    if not peak > 0:
+    """Scale a waveform [T] to the level (root mean square) of ``original``. If
+    its peaks then exceed full scale, they are compressed: recordings may have
+    been, too, and decoders restore their peaks."""
+    if not wav.any():
         return wav
-    gain = original.square().mean().sqrt().to(wav.device) / level
-    return (wav * torch.minimum(gain, 1 / peak)).clamp(-1, 1)
+    level = original.square().mean().sqrt().to(wav.device)
+    wav = wav * (level / wav.square().mean().sqrt())
+    size = wav.abs()
+    if size.max() <= 1:
+        return wav
+    excess = (size - _KNEE).clamp(min=0) / (1 - _KNEE)
+    return wav.sign() * torch.where(
+        size > _KNEE, _KNEE + (1 - _KNEE) * excess.tanh(), size
+    )
 
 
 def within_full_scale(wav: torch.Tensor) -> torch.Tensor:

@@ -293,6 +293,7 @@ class Abx(Metric):
         self._dropped, self._cells = 0, {}
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Add an utterance, see ``Metric``."""
         weights = weights.float()
         for context, item in self._items.get(utterance.name, ()):
             span = frames_of(item, utterance.token_rate)
@@ -306,6 +307,7 @@ class Abx(Metric):
             self._frames[context].append((item, frames, weights))
 
     def compute(self) -> dict[str, Estimate]:
+        """Compute the results, see ``Metric``."""
         estimates = {}
         for context, frames in self._frames.items():
             # Results must not depend on the order of utterances.
@@ -339,6 +341,7 @@ class Abx(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
         if not self._items:
             sources = dict.fromkeys(s.source for s in self.samples.values())
             return [
@@ -360,6 +363,7 @@ class Abx(Metric):
         return notes
 
     def settings(self) -> dict:
+        """Return settings for the report, see ``Metric``."""
         if not self._items:
             return {}
         samples, cells = self.samples.items(), self._cells.items()

@@ -117,6 +117,7 @@ def subsample(
     speakers = set(_draw(sorted(counts), max_speakers, f"{seed}"))
 
     def grouped():
+        """Yield the items of the speakers with their groups."""
         for item in read():
             if item.speaker in speakers:
                 group = item.speaker, item.phone

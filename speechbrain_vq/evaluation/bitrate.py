@@ -69,6 +69,7 @@ class BitRate(Metric):
         self._runs = WeightedCounts(_MAX_SYMBOLS)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Add an utterance, see ``Metric``."""
         self._utterances += 1
         tokens, seconds = utterance.tokens, utterance.seconds
         self._books = tokens.shape[1]
@@ -84,6 +85,7 @@ class BitRate(Metric):
         self._rates.add("runs", len(runs), seconds, weights)
 
     def compute(self) -> dict[str, Estimate]:
+        """Compute the results, see ``Metric``."""
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])
@@ -116,6 +118,7 @@ class BitRate(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
         notes = []
         if not self.codebook_size:
             notes.append(

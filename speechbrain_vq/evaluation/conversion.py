@@ -115,6 +115,7 @@ class Conversion(JudgedSpeech):
             self._pairs[pair.source].append((number, pair))
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Add an utterance, see ``Metric``."""
         pairs = self._pairs.get(utterance.name)
         if not pairs or not len(utterance.tokens):
             return
@@ -139,6 +140,7 @@ class Conversion(JudgedSpeech):
                 self._write(number, pair, audio)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
         notes = [f"{pair}: {why}" for pair, why in self.errors.items()]
         if not estimates and not notes:
             notes = [
@@ -150,6 +152,7 @@ class Conversion(JudgedSpeech):
         return notes
 
     def settings(self) -> dict:
+        """Return settings for the report, see ``Metric``."""
         return {**self.model.settings(), "converted": self.number}
 
     def _agreement(self, utterance, voice, speaker):

@@ -124,6 +124,7 @@ class JudgedSpeech(Metric):
                 self._ratios.add(f"{name}:{key}", *pair, weights)
 
     def compute(self) -> dict[str, Estimate]:
+        """Compute the results, see ``Metric``."""
         return self._ratios.estimates(self.quantities)
 
 

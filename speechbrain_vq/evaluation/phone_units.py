@@ -240,6 +240,7 @@ class PhoneInformation(Metric):
         self._total, self._utterances = 0, 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Add an utterance, see ``Metric``."""
         phones = phones_of_frames(
             utterance.entry.get("phones"),
             len(utterance.tokens),
@@ -252,6 +253,7 @@ class PhoneInformation(Metric):
             self._books[book].add_frames(phones, units, weights, language)
 
     def compute(self) -> dict[str, Estimate]:
+        """Compute the results, see ``Metric``."""
         if not self._utterances:
             return {}
         estimates = {}
@@ -278,6 +280,7 @@ class PhoneInformation(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
         if not estimates:
             return [
                 "phone information, boundaries and the phone probe: the "

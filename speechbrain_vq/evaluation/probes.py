@@ -44,6 +44,7 @@ def fit_probe(
     bias = torch.zeros(num_classes, dtype=dtype, requires_grad=True)
 
     def logits(x):
+        """Compute the logits of the classes."""
         if not sparse:
             return x @ weight + bias
         # Indices above those of the training data contribute nothing.
@@ -60,6 +61,7 @@ def fit_probe(
     )
 
     def closure():
+        """Compute the loss and its gradient."""
         solver.zero_grad()
         loss = cross_entropy(logits(inputs), labels, reduction="sum")
         loss = (loss + weight.square().sum() / 2) / len(labels)
@@ -161,6 +163,7 @@ class LinearProbes(Metric):
         self._examples = collections.defaultdict(dict)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Add an utterance, see ``Metric``."""
         tokens, entry, name = utterance.tokens, utterance.entry, utterance.name
         number = len(tokens)
         if name not in self.names or not number:
@@ -189,6 +192,7 @@ class LinearProbes(Metric):
             self._examples["phone"][name] = names, of_frames, weights
 
     def compute(self) -> dict[str, Estimate]:
+        """Compute the results, see ``Metric``."""
         return {
             **self._utterance_probes("speaker"),
             **self._utterance_probes("gender"),
@@ -196,6 +200,7 @@ class LinearProbes(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
         return [
             f"{target} probe: the manifest ({key}) does not name two {target}s "
             "with two utterances each"

@@ -110,6 +110,7 @@ class Reconstruction(JudgedSpeech):
         self.names = names
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Add an utterance, see ``Metric``."""
         if utterance.name not in self.names or not len(utterance.tokens):
             return
         utterance = self.model.beginning(utterance)
@@ -123,9 +124,11 @@ class Reconstruction(JudgedSpeech):
         self.judge({"source": x, "output": y}, utterance.entry, weights)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
         if not estimates or has_pystoi():
             return []
         return ['STOI: pip install "speechbrain-vq[eval]"']
 
     def settings(self) -> dict:
+        """Return settings for the report, see ``Metric``."""
         return {**self.model.settings(), "reconstructed": self.number}

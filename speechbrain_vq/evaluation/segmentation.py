@@ -107,6 +107,7 @@ class Segmentation(Metric):
         self._sums = counts if self._sums is None else self._sums + counts
 
     def compute(self) -> dict[str, Estimate]:
+        """Compute the results, see ``Metric``."""
         if self._sums is None:
             return {}
         scores = [segmentation_scores(*sums) for sums in self._sums.T.tolist()]

@@ -92,6 +92,7 @@ def _encode_alone(tokenizer, source, batch_seconds, latents):
     num_samples = 0
 
     def blocks():
+        """Yield blocks of audio, and count their samples."""
         nonlocal num_samples
         for block in audio_blocks(source, tokenizer.sample_rate, batch_seconds):
             num_samples += len(block)

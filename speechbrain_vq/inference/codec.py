@@ -7,6 +7,9 @@ the dimension of a codeword.
 import torch
 from torch import Tensor
 
+from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.nnet.search import nearest
+
 
 class CodecMixin:
     """Interface of DASB's tokenizers: ``sig_to_tokens``, ``tokens_to_sig``,
@@ -177,8 +180,8 @@ class CodecMixin:
 
 
 class EncodecAdapter(torch.nn.Module):
-    """Adapter that gives a tokenizer the interface of SpeechBrain's EnCodec,
-    ``speechbrain.lobes.models.huggingface_transformers.encodec``.
+    """Adapter that gives a tokenizer the interface of SpeechBrain's
+    ``speechbrain.integrations.huggingface.encodec.Encodec``.
 
     Arguments
     ---------
@@ -200,9 +203,13 @@ class EncodecAdapter(torch.nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
         self.sample_rate = tokenizer.sample_rate
-        self.num_heads = tokenizer.num_codebooks
         self.num_tokens = tokenizer.vocab_size
         self.emb_dim = self.vocabulary.shape[-1]
+
+    @property
+    def num_heads(self) -> int:
+        """Number of codebooks in use, K."""
+        return self.tokenizer.num_codebooks
 
     @property
     def vocabulary(self) -> Tensor:
@@ -221,6 +228,17 @@ class EncodecAdapter(torch.nn.Module):
     def decode(self, tokens: Tensor, length: Tensor | None = None) -> Tensor:
         """Decode tokens [B, N, K] to waveforms [B, 1, T], average voice."""
         return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
+
+    def tokens(self, emb: Tensor, length: Tensor | None = None) -> Tensor:
+        """Return the tokens [B, N, K] whose codewords are nearest to vectors
+        [B, N, K, H]; 0 at padding, given relative lengths [B]."""
+        books = zip(emb.unbind(2), self.vocabulary, strict=True)
+        tokens = [nearest(vectors, words) for vectors, words in books]
+        return torch.stack(tokens, dim=2) * frame_mask(emb, length)
+
+    def decode_emb(self, emb: Tensor, length: Tensor | None = None) -> Tensor:
+        """Decode vectors [B, N, K, H] to waveforms [B, 1, T]; see ``tokens``."""
+        return self.decode(self.tokens(emb), length)
 
     def embeddings(self, tokens: Tensor) -> Tensor:
         """Look up the codewords of tokens. See ``CodecMixin.embeddings``."""

@@ -172,6 +172,7 @@ def convert_files(
     voice = converter.voice(target)
 
     def convert(path, wav_file):
+        """Convert one file."""
         _check_apart(target, wav_file)
         converter.convert_file(path, voice, wav_file)
 

@@ -330,6 +330,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         See ``tokenize`` for the arguments."""
 
         def encode(wav):
+            """Encode a chunk."""
             return self.latents_batch(wav)[0][0].float().cpu()
 
         return self._in_chunks(encode, audio, chunk_seconds)

@@ -259,6 +259,7 @@ def tokenize_dataset(
         )
 
     def tokenize(row, index):
+        """Return the tokens of a row, or None if it cannot be encoded."""
         kind = "" if row is None else f" ({row['path'] or 'bytes'})"
         name = f"row {index}{kind}"
         try:

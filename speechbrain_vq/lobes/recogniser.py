@@ -108,6 +108,7 @@ class SummedBLSTM(nn.Module):
         order = torch.where(mask, frames - 1 - times, times).unsqueeze(-1)
 
         def reverse(x):
+            """Reverse each sequence within its length."""
             return x.gather(1, order.expand(x.shape))
 
         layers = zip(self.forwards, self.backwards, strict=True)

@@ -164,6 +164,7 @@ class SourceFilterVocoder(nn.Module):
         """Filter a signal [B, samples] by log-magnitudes of bands [B, T, K]."""
 
         def filtered(frames, bands):
+            """Filter frames in the frequency domain."""
             spectra = torch.fft.rfft(frames * self.fade, self.n_fft)
             spectra = spectra * minimum_phase(bands @ self.to_bins)
             return torch.fft.irfft(spectra, self.n_fft)
@@ -174,6 +175,7 @@ class SourceFilterVocoder(nn.Module):
         """Scale the bands of waveforms to log-mels [B, T, K]."""
 
         def scaled(frames, mels):
+            """Scale the bands of frames."""
             spectra = torch.fft.rfft(frames * self.window)
             # Digital silence has no logarithm.
             magnitudes = spectra.abs().clamp(min=1e-7) @ self.to_mels
@@ -183,6 +185,7 @@ class SourceFilterVocoder(nn.Module):
             return torch.fft.irfft(spectra) * self.window
 
         def squares(frames, _):
+            """Return the squared window for each frame."""
             return self.window.square().expand_as(frames)
 
         scaled = self._by_frames(scaled, wavs, mels, self.n_fft)
@@ -236,6 +239,7 @@ class _Layer(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), 0.2))
 
     def forward(self, frames):
+        """Apply the layer to [B, T, C]."""
         mixed = self.conv(frames.transpose(1, 2)).transpose(1, 2)
         return frames + self.scale * self.mix(mixed)
 

@@ -11,14 +11,17 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(latents, codewords):
+        """Return the codewords."""
         return codewords.view_as(codewords)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        """Save nothing."""
         pass
 
     @staticmethod
     def backward(ctx, gradient):
+        """Pass the gradient to the latents."""
         return gradient, None
 
 

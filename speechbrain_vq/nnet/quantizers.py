@@ -789,9 +789,11 @@ def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
     used = []
 
     def mark_used(gradient):
+        """Record that the loss got a gradient."""
         used.append(True)
 
     def check(gradient):
+        """Warn if the graph of the loss was freed before."""
         if graph() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer went nowhere, so its codebook "

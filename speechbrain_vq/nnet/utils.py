@@ -40,12 +40,14 @@ class _Sum(torch.autograd.Function):
     # Each rank's output depends on all ranks' inputs, so gradients are summed.
     @staticmethod
     def forward(ctx, x):
+        """Sum over all ranks."""
         x = x.clone()
         distributed.all_reduce(x)
         return x
 
     @staticmethod
     def backward(ctx, gradient):
+        """Sum the gradients over all ranks."""
         return _Sum.apply(gradient)
 
 
@@ -99,6 +101,7 @@ def keep_dtype(fn: Callable) -> Callable:
     """Wrap a function for ``nn.Module._apply`` to keep the dtype of tensors."""
 
     def moved(tensor):
+        """Apply the function, and restore the dtype."""
         changed = fn(tensor)
         same = changed.dtype == tensor.dtype
         return changed if same else tensor.to(changed.device)

@@ -54,9 +54,11 @@ def line_chart(
     plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
     def right(x):
+        """Map a step to a horizontal position."""
         return _LEFT + plot_width * (x - low) / ((high - low) or 1)
 
     def down(y):
+        """Map a value to a vertical position."""
         if log:
             share = math.log(max(y, bottom) / bottom) / math.log(top / bottom)
         else:

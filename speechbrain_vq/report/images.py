@@ -56,6 +56,7 @@ def mel_ticks(sample_rate: int) -> list[tuple[str, float]]:
     """Return labels in kHz, with their heights in [0, 1] on the mel axis."""
 
     def mel(frequency):
+        """Convert Hz to mel."""
         return torch.tensor(1 + frequency / 700).log()
 
     return [

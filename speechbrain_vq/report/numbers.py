@@ -81,6 +81,7 @@ def tiles(
             marks = {"even usage": max_rate}
 
         def length(value, end=end, better=shown.better):
+            """Return the length of a bar, in [0, 1]."""
             share = min(value / end, 1)
             return 1 - share if better < 0 else share
 

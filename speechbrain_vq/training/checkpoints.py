@@ -87,6 +87,7 @@ def probe(folder):
 
 
 def remove_on_main(folder):
+    """Remove a folder on the main process."""
     if if_main_process():
         shutil.rmtree(folder, ignore_errors=True)
 

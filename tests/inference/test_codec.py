@@ -104,11 +104,17 @@ def test_a_model_encodes_and_decodes_with_its_first_codebooks(build):
     tokens, lengths = codec.encode_batch(wavs)
     few = codec.decode_batch(tokens, lengths, num_codebooks=2)
     assert not torch.equal(few, codec.decode_batch(tokens, lengths))
+    encodec = EncodecAdapter(codec)
     codec.use_codebooks(2)
     assert codec.num_codebooks == 2
-    encodec = EncodecAdapter(codec)
     assert encodec.num_heads == len(encodec.vocabulary) == 2
     assert torch.equal(encodec.vocabulary, codec.mods.quantizer.codebook[:2])
+    found, codewords = encodec.encode(wavs)
+    half = torch.tensor([1.0, 0.5])
+    assert torch.equal(encodec.tokens(codewords), found)
+    assert not encodec.tokens(codewords, half)[1, 25:].any()
+    decoded = encodec.decode(found, half)
+    assert torch.equal(encodec.decode_emb(codewords, half), decoded)
     assert torch.equal(codec.encode_batch(wavs)[0], tokens[..., :2])
     assert torch.equal(codec.sig_to_tokens(wavs), tokens[..., :2])
     assert torch.equal(codec.decode_batch(tokens[..., :2], lengths), few)

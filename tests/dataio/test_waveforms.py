@@ -1,0 +1,22 @@
+"""The level of waveforms."""
+
+import torch
+
+from speechbrain_vq.dataio.waveforms import with_level_of
+
+
+def test_level_is_that_of_the_original():
+    noise = torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    compressed = 0.5 * noise.sign()
+    levels = {}
+    for original in (compressed, 0.1 * compressed):
+        wav = with_level_of(original, 0.01 * noise)
+        assert wav.abs().max() <= 1
+        # Neither clipped, nor changed in the order of the samples.
+        assert torch.equal(wav.argsort(), noise.argsort())
+        levels[original] = 10 * (wav.square().mean() / original.square().mean())
+    assert levels[compressed].log10() > -0.1
+    torch.testing.assert_close(
+        wav, noise * (0.05 / noise.square().mean().sqrt())
+    )
+    assert not with_level_of(compressed, torch.zeros(9)).any()
