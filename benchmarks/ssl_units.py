@@ -52,8 +52,9 @@ from speechbrain_vq.versions import versions
 # Name and commit that SSLFeatures requires; the weights are the converted ones.
 NAME, COMMIT = "openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
 SIZE, RATE = 512, 50.0
-LATENT, CHANNELS = 256, 64
+LATENT, CHANNELS, WINDOW, RESERVOIR = 256, 64, 2, 102400
 STEPS, PIECES, FRAMES = 400, 16, 100
+WINDOW_WEIGHT = 0.5
 DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 
 
@@ -193,7 +194,7 @@ class Network(torch.nn.Module):
     def __init__(self, quantizer, dim):
         super().__init__()
         self.quantizer = quantizer
-        self.encoder = FrameEncoder(dim, LATENT)
+        self.encoder = FrameEncoder(dim, LATENT, window=WINDOW)
         self.speaker = SpeakerEncoder(dim, 32)
         self.decoder = ConvDecoder(
             LATENT, dim, 32, CHANNELS, stride=1, linear=True
@@ -243,7 +244,9 @@ def train(preset, size, window_weight, features, seed):
             threshold_ema_dead_code=2,
         )
     else:
-        quantizer = VectorQuantizer.from_preset(preset, LATENT, size)
+        quantizer = VectorQuantizer.from_preset(
+            preset, LATENT, size, reservoir_size=RESERVOIR
+        )
     network = Network(quantizer, features[0].shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     if preset != "vqp":
@@ -303,7 +306,7 @@ def full_kmeans(features, moments, seed):
     return by_centroids(clusters.centroids)
 
 
-def trained(preset, size=None, window_weight=0.0):
+def trained(preset, size=None, window_weight=WINDOW_WEIGHT):
     """Return a method that trains the network."""
 
     def method(features, moments, seed):
@@ -318,7 +321,7 @@ METHODS = {
     "vqp: EMA, k-means, dead codes": trained("vqp"),
     "`ema_bn`": trained("ema_bn"),
     "`robust`": trained("robust"),
-    "`robust`, window predictor 0.15": trained("robust", None, 0.15),
+    "`robust`, no window predictor": trained("robust", None, 0.0),
     "`residual`, 2 x 512": trained("residual"),
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
 }
@@ -687,10 +690,12 @@ def write_page(out, lines, encoder, layer, about, data):
             "settings, except three initializations instead of twenty, and all "
             "features in memory. The other methods use standardized features. "
             "vqp is vector-quantize-pytorch. It and the presets train the "
-            f"recipe's network (a linear encoder to {LATENT} channels and a "
-            f"decoder with {CHANNELS}, without log-mels) for {STEPS} steps of "
-            f"{PIECES * FRAMES} frames, with Adam at 0.001, falling to 0 over "
-            "the last half. Seconds are CPU time of one thread. Medians over "
+            f"recipe's network (a linear encoder of five frames to {LATENT} "
+            f"channels and a decoder with {CHANNELS}, without log-mels, with a "
+            f"window predictor of weight {WINDOW_WEIGHT:g}) for {STEPS} steps "
+            f"of {PIECES * FRAMES} frames, with Adam at 0.001, falling to 0 "
+            f"over the last half. Reservoirs hold {RESERVOIR:,} latents, as "
+            "k-means takes all frames. Seconds are CPU time of one thread. Medians over "
             "seeds, with ranges for PNMI. Lines: "
             f"{out.name}.jsonl.",
             "",

@@ -361,7 +361,8 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
     tensor([[ 0.0000, -0.5000]])
     """
     if isinstance(wavs, np.ndarray):
-        wavs = torch.from_numpy(wavs)
+        # PyTorch has no negative strides, such as those of wavs[::-1].
+        wavs = torch.from_numpy(np.ascontiguousarray(wavs))
     if not torch.is_tensor(wavs):
         raise TypeError(
             "Waveforms are a tensor or an array [B, samples], got "

@@ -84,11 +84,16 @@ class AudioFilesMixin:
 
         Raises
         ------
-        ValueError
-            If the tokens are of several utterances.
+        TypeError, ValueError
+            If the tokens are no tokens, or of several utterances.
         OSError
             If the output cannot be written.
         """
+        if isinstance(tokens, str | os.PathLike):
+            raise TypeError(
+                f"decode_file takes tokens, not the path {str(tokens)!r}: pass "
+                '"tokens" of a line of the token file.'
+            )
         wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
         if len(wavs) != 1:
             raise ValueError(

@@ -14,6 +14,7 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.run_opts import RunOptions
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import HPARAMS, commit_of, copy_folder
 from speechbrain_vq.hub.load import load_folder
@@ -77,9 +78,13 @@ class VQPretrained(Pretrained):
         self._check_has("modules", self.MODULES_NEEDED, modules)
         self._check_has("keys", self.HPARAMS_NEEDED, hparams)
         # Defaults are SpeechBrain's: Pretrained would read them from the yaml.
-        run_opts = RunOptions.from_dictionary(
-            {**RunOptions(), **(run_opts or {})}
-        )
+        defaults, given = dict(RunOptions()), _mapping(run_opts)
+        for key in set(given) - set(defaults):
+            raise ValueError(
+                f"SpeechBrain has no run option {key!r}."
+                f"{suggestion(str(key), defaults)}"
+            )
+        run_opts = RunOptions.from_dictionary({**defaults, **given})
         check_device(run_opts["device"])
         # Pretrained would use the yaml's entry as the audio normalizer.
         hparams = {k: v for k, v in hparams.items() if k != "audio_normalizer"}
@@ -275,12 +280,15 @@ subfolder
 
 def _run_options(run_opts, device, dtype):
     """Merge ``device`` and ``dtype`` into the run options."""
-    precision = PRECISIONS.get(dtype, dtype)
-    if precision not in (None, *PRECISIONS.values()):
+    names = {str(dtype): name for dtype, name in PRECISIONS.items()}
+    name = str(dtype).removeprefix("torch.")
+    precision = dtype and names.get(f"torch.{name}", name)
+    if precision not in (None, *names.values()):
         raise ValueError(
-            f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
+            f"dtype is {dtype!r}: give {', '.join(names.values())}, or "
+            f"{', '.join(names)}."
         )
-    options, default = dict(run_opts or {}), RunOptions()
+    options, default = _mapping(run_opts), RunOptions()
     device = None if device is None else str(device)
     for key, value in (("device", device), ("eval_precision", precision)):
         if value is None:
@@ -292,6 +300,16 @@ def _run_options(run_opts, device, dtype):
             )
         options[key] = value
     return options
+
+
+def _mapping(run_opts):
+    """Return run options as a dict; raise TypeError for other types."""
+    if not isinstance(run_opts, Mapping | None):
+        raise TypeError(
+            f"run_opts is {run_opts!r}: give a dict of options, such as "
+            '{"device": "cpu"}.'
+        )
+    return dict(run_opts or {})
 
 
 def check_device(device: str | torch.device | None) -> None:

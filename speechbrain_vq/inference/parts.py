@@ -140,10 +140,12 @@ class PartsMixin:
         raise ValueError if the quantizer cannot decode from that many."""
         number = total if number is None else number
         residual = self.mods.quantizer.composition == "residual"
-        if not 1 <= number <= total or (number < total and not residual):
+        is_whole = isinstance(number, int) and not isinstance(number, bool)
+        fits = is_whole and 1 <= number <= total
+        if not fits or (number < total and not residual):
             allowed = f"1 to {total}" if residual else f"all {total}"
             raise ValueError(
-                f"num_codebooks={number}: this model decodes from {allowed} of "
+                f"num_codebooks={number!r}: this model decodes from {allowed} of "
                 "its codebooks."
             )
         return number

@@ -50,11 +50,17 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     TokenFileError
         If the file is no token file; the message names the line.
     """
+    if pathlib.Path(path).is_dir():
+        raise TokenFileError(
+            f"{path} is a folder: read it with datasets.load_from_disk."
+        )
     if pathlib.Path(path).suffix == ".npz":
         yield from _read_npz(path)
         return
     with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
+            if text.isspace():
+                continue
             try:
                 yield read_line(text, path, number)
             except TokenFileError:

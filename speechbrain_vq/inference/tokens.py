@@ -364,9 +364,10 @@ def _resume(partial, model):
         for number, text in enumerate(file, 1):
             if not text.endswith(b"\n"):
                 break
-            line = read_line(text, partial, number)
-            check_model(line, partial, model)
-            paths.add(line["path"])
             size += len(text)
+            if not text.isspace():
+                line = read_line(text, partial, number)
+                check_model(line, partial, model)
+                paths.add(line["path"])
     os.truncate(partial, size)
     return paths

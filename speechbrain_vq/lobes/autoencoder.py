@@ -57,6 +57,13 @@ def stack_frames(features: torch.Tensor, stride: int) -> torch.Tensor:
     return features.unflatten(1, (-1, stride)).flatten(2)
 
 
+def stack_neighbors(x: torch.Tensor, window: int) -> torch.Tensor:
+    """Concatenate each vector of [B, T, D] with ``window`` neighbors on either
+    side, zero outside, to [B, T, (2 * window + 1) * D]."""
+    padded = nn.functional.pad(x, (0, 0, window, window))
+    return padded.unfold(1, 2 * window + 1, 1).transpose(2, 3).flatten(2)
+
+
 class ConvBlock(nn.Module):
     """Residual block of a convolution over 3 frames and a pointwise
     convolution."""
@@ -367,16 +374,9 @@ class WindowPredictor(nn.Module):
         absolute error over the valid frames in the windows of valid tokens."""
         mask = frame_mask(features, lengths).unsqueeze(2)
         mask = stack_frames(mask.to(features.dtype), self.stride)
-        targets = self._windows(stack_frames(features, self.stride))
-        mask = self._windows(mask) * mask[..., :1]
+        targets = stack_frames(features, self.stride)
+        targets = stack_neighbors(targets, self.window)
+        mask = stack_neighbors(mask, self.window) * mask[..., :1]
         errors = (self.linear(quantized) - targets).abs()
         errors = errors.unflatten(2, (mask.shape[2], -1)) * mask.unsqueeze(3)
         return errors.sum() / (mask.sum() * features.shape[2]).clamp(min=1)
-
-    def _windows(self, stacked):
-        """Concatenate each vector of [B, T, D] with its neighbors, zero
-        outside."""
-        padding = (0, 0, self.window, self.window)
-        padded = nn.functional.pad(stacked, padding)
-        windows = padded.unfold(1, 2 * self.window + 1, 1)
-        return windows.transpose(2, 3).flatten(2)

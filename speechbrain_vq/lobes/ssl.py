@@ -14,7 +14,7 @@ from torch import nn
 
 from speechbrain_vq.nnet.masks import frame_mask
 
-from .autoencoder import stack_frames
+from .autoencoder import stack_frames, stack_neighbors
 from .features import LogMel
 
 # Modules of speechbrain.integrations.huggingface by the class they contain.
@@ -290,7 +290,8 @@ class SSLFeatures(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Linear encoder of every ``stride`` frames.
+    """Linear encoder of every ``stride`` frames, and optionally of their
+    neighbors.
 
     Arguments
     ---------
@@ -301,6 +302,8 @@ class FrameEncoder(nn.Module):
         Channels of the latents.
     stride : int
         Frames per latent.
+    window : int
+        Latents on either side whose frames are encoded, too.
 
     Example
     -------
@@ -310,16 +313,20 @@ class FrameEncoder(nn.Module):
     torch.Size([2, 50, 64])
     """
 
-    def __init__(self, input_dim: int, output_dim: int, stride: int = 1):
+    def __init__(
+        self, input_dim: int, output_dim: int, stride: int = 1, window: int = 0
+    ):
         super().__init__()
         self.input_dim = input_dim
         self.stride = stride
-        self.linear = nn.Linear(stride * input_dim, output_dim)
+        self.window = window
+        width = (2 * window + 1) * stride
+        self.linear = nn.Linear(width * input_dim, output_dim)
 
     @property
     def context(self) -> tuple[int, int]:
         """Frames of context before and after a latent's own stride."""
-        return 0, 0
+        return self.window * self.stride, self.window * self.stride
 
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
@@ -329,6 +336,6 @@ class FrameEncoder(nn.Module):
         [B]."""
         frames = torch.round(lengths * features.shape[1])
         stacked = stack_frames(features[..., : self.input_dim], self.stride)
-        latents = self.linear(stacked)
+        latents = self.linear(stack_neighbors(stacked, self.window))
         lengths = torch.ceil(frames / self.stride) / latents.shape[1]
         return latents * frame_mask(latents, lengths).unsqueeze(2), lengths
