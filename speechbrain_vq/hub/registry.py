@@ -90,15 +90,12 @@ _FILTERS = {
     **dict.fromkeys(("n_fft", "win_length", "hop_length"), 2**13),
     **{"n_mels": 512, "left_frames": 32, "right_frames": 32},
 }
-_VOCODER = {"kernel_size": 64, "channels": 2**12}
 _LIMITS = {
     **dict.fromkeys(("Fbank", "LogMel", "SSLFeatures"), _FILTERS),
-    "SourceFilterVocoder": {**_MANY, **_FILTERS, **_VOCODER},
+    "SourceFilterVocoder": {**_MANY, **_FILTERS},
     "WaveNetDecoder": {**_MANY, "cycle": 24},
 }
-_COMPUTED = frozenset(
-    "Fbank InputNormalization LogMel SSLFeatures SourceFilterVocoder".split()
-)
+_COMPUTED = "Fbank", "InputNormalization", "LogMel", "SSLFeatures"
 # Classes by the dotted names that yamls use.
 BUILDABLE = {
     f"{module}.{name}": Buildable(
