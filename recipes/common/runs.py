@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import functools
-import json
 import logging
 import math
 import pathlib
@@ -23,8 +22,9 @@ from speechbrain.utils.distributed import (
 )
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import atomic_write, exclusive
+from speechbrain_vq.dataio.atomic import exclusive
 from speechbrain_vq.dataio.audio import AudioError, read_audio
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipe_arguments import parse_arguments
@@ -323,10 +323,8 @@ def finish(hparams: dict, brain: AnnealingBrain) -> None:
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
     """Write ``results.json`` with the package versions. It is written last, so
     its presence marks a complete run."""
-    path = pathlib.Path(folder) / "results.json"
-    text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    results = {**results, "versions": versions()}
+    write_json(pathlib.Path(folder, "results.json"), results, indent=2)
 
 
 def _prepare_alone(prepare, hparams):

@@ -1,6 +1,5 @@
 """Verbs that train a model."""
 
-import json
 import logging
 import pathlib
 import re
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 import click
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import (
     folder_recipe,
@@ -68,8 +67,7 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
     metrics = run_demo(out or output or DEMO, seed, steps, minutes)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(json_file) as partial:
-            partial.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_json(json_file, metrics, indent=2)
 
 
 @click.command(
