@@ -208,7 +208,10 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
                 f"The preset {name!r} has no {key} to change; see hparams/ for "
                 "presets that have one."
             )
-    recursive_update(preset, _fitting(own, preset))
+    for key, value in own.items():
+        # A recipe's own changes of a section need a preset that has it.
+        if not isinstance(value, dict) or isinstance(preset.get(key), dict):
+            recursive_update(preset, {key: value})
     recursive_update(preset, changes)
     copy = Path(tempfile.mkdtemp(dir=_copies().name)) / path.name
     copy.write_text(dump(preset), "utf-8")
@@ -219,12 +222,3 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
 def _copies() -> tempfile.TemporaryDirectory:
     """Return the folder of changed presets, which is removed at exit."""
     return tempfile.TemporaryDirectory(prefix="speechbrain_vq-")
-
-
-def _fitting(own: dict, preset: dict) -> dict:
-    """Select a recipe's own changes, without sections that a preset lacks."""
-    return {
-        key: value
-        for key, value in own.items()
-        if not isinstance(value, dict) or isinstance(preset.get(key), dict)
-    }

@@ -317,7 +317,7 @@ def finish(hparams: dict, brain: AnnealingBrain) -> None:
         manifests = next(
             (f for f in folders if (f / "test.json").is_file()), None
         )
-    show_ending(folder, manifests)
+    show_ending(folder, results, manifests)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:

@@ -168,17 +168,17 @@ def train(
     arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
     arguments = [str(yaml), *arguments, *context.args]
     parse_arguments([*arguments, *data])
-    if is_folder and out.resolve().is_relative_to(folder):
-        raise click.UsageError(
-            f"The run in {out} would be among the recordings in {source}: "
-            "name another folder by --out."
-        )
-    if is_folder and not any(folder.iterdir()):
-        raise click.UsageError(f"The folder {source} is empty.")
     script = recipe_path(f"{name}/train.py")
     if logger is not None:
         arguments.append(f"--logger={logger}")
     if is_folder:
+        if out.resolve().is_relative_to(folder):
+            raise click.UsageError(
+                f"The run in {out} would be among the recordings in {source}: "
+                "name another folder by --out."
+            )
+        if not any(folder.iterdir()):
+            raise click.UsageError(f"The folder {source} is empty.")
         arguments += ["--strict=True"] * strict
         # It creates manifests, chooses defaults, and runs the recipe's script.
         arguments = [str(script), source, *arguments]
@@ -222,11 +222,7 @@ def _is_folder(source: str) -> bool:
             f"'{source}' is a file: give the folder of the recordings."
         )
     siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
-    # The best start among the recipes of a corpus is unit discovery.
-    first = f"{source}/unit-discovery"
-    hint = suggestion(
-        first if first in recipes else str(path), [*recipes, *siblings]
-    )
+    hint = suggestion(str(path), [*recipes, *siblings])
     raise click.UsageError(
         f"'{source}' is neither a folder nor a recipe.{hint} "
         "`speechbrain-vq list` shows the recipes."
