@@ -8,23 +8,23 @@ def suggestion(
     name: str, known: Iterable[str], shown: Callable[[str], str] = str
 ) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, formatted by
-    ``shown``, or an empty string if none is close.
+    ``shown``, or an empty string if none is close. For the name of a corpus, it
+    is that of its unit-discovery recipe, if that is known.
 
     Example
     -------
     >>> suggestion("los", ["loss", "pnmi"])
     " Did you mean 'loss'?"
     """
-    close = get_close_matches(name, list(known), n=1)
+    known, first = list(known), f"{name}/unit-discovery"
+    close = get_close_matches(first if first in known else name, known, n=1)
     return f" Did you mean {shown(close[0])!r}?" if close else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return an error message with the closest known name and all others."""
     known = list(known)
-    # For the name of a corpus, suggest its unit-discovery recipe.
-    first = f"{name}/unit-discovery"
-    hint = suggestion(first if first in known else name, known)
+    hint = suggestion(name, known)
     message = f"No {kind} {name!r}.{hint}"
     # The keys of a yaml, for example, would be too many to list.
     if hint and len(known) > 20:

@@ -37,39 +37,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     the run options and the overrides. Overrides may add keys: load them with
     ``overrides_must_match=False``. Raises ValueError for an invalid or missing
     argument."""
-    # SpeechBrain appends a stray word to the previous value, or ignores it.
-    for previous, arg in pairwise(argv):
-        is_value = previous.startswith("-") and "=" not in previous
-        if not arg.startswith("-") and not is_value:
-            hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
-            raise ValueError(f"{arg!r} belongs to no option{hint}.")
-
-    def with_underscores(option):
-        return "--" + option[1].replace("-", "_")
-
-    argv = [re.sub("^--([^=]*)", with_underscores, arg) for arg in argv]
-    yaml, run_opts, overrides = _run_options().from_command_line_args(argv)
-    limit = run_opts["optimizer_step_limit"]
-    if isinstance(limit, str):  # SpeechBrain does not convert it.
-        if not limit.isdecimal():
-            raise ValueError(
-                f"--optimizer_step_limit={limit}: must be a number of steps."
-            )
-        run_opts = replace(run_opts, optimizer_step_limit=int(limit))
-    names = re.findall(r"^(\w+):", overrides, re.M)
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"--{name} is given twice.")
-    try:
-        options = load(overrides) or {}
-    except YAMLError as error:
-        lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
-        # Braces are missing, as in --vq='entropy_weight: 0'.
-        bare = re.search(r"^(\w+): (\w+: .*)", overrides, re.M)
-        hint = f". Is it --{bare[1]}='{{{bare[2]}}}'?" if bare else ""
-        raise ValueError(
-            f"Not all of {lines} is yaml: {one_line(error)}{hint}"
-        ) from error
+    yaml, run_opts, options = split_arguments(argv)
     hparams_file, recipe, variant = read_recipe(yaml)
     # Yamls of version 0.1 name the preset under ``arm``.
     key = "arm" if "arm" in recipe else "preset"
@@ -108,6 +76,45 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     recursive_update(variant, options)
     text = dump(variant) if variant else ""
     return hparams_file, run_opts, text + include
+
+
+def split_arguments(argv: list[str]) -> tuple[str, dict, dict]:
+    """Split the command line of a recipe into its yaml file, run options, and
+    the values of keys. Raises ValueError if it cannot be parsed."""
+    # SpeechBrain appends a stray word to the previous value, or ignores it.
+    for previous, arg in pairwise(argv):
+        is_value = previous.startswith("-") and "=" not in previous
+        if not arg.startswith("-") and not is_value:
+            hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
+            raise ValueError(f"{arg!r} belongs to no option{hint}.")
+
+    def with_underscores(option):
+        return "--" + option[1].replace("-", "_")
+
+    argv = [re.sub("^--([^=]*)", with_underscores, arg) for arg in argv]
+    yaml, run_opts, overrides = _run_options().from_command_line_args(argv)
+    limit = run_opts["optimizer_step_limit"]
+    if isinstance(limit, str):  # SpeechBrain does not convert it.
+        if not limit.isdecimal():
+            raise ValueError(
+                f"--optimizer_step_limit={limit}: must be a number of steps."
+            )
+        run_opts = replace(run_opts, optimizer_step_limit=int(limit))
+    names = re.findall(r"^(\w+):", overrides, re.M)
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--{name} is given twice.")
+    try:
+        options = load(overrides) or {}
+    except YAMLError as error:
+        lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
+        # Braces are missing, as in --vq='entropy_weight: 0'.
+        bare = re.search(r"^(\w+): (\w+: .*)", overrides, re.M)
+        hint = f". Is it --{bare[1]}='{{{bare[2]}}}'?" if bare else ""
+        raise ValueError(
+            f"Not all of {lines} is yaml: {one_line(error)}{hint}"
+        ) from error
+    return yaml, run_opts, options
 
 
 def _run_options() -> type:
@@ -201,7 +208,10 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
                 f"The preset {name!r} has no {key} to change; see hparams/ for "
                 "presets that have one."
             )
-    recursive_update(preset, _fitting(own, preset))
+    for key, value in own.items():
+        # A recipe's own changes of a section need a preset that has it.
+        if not isinstance(value, dict) or isinstance(preset.get(key), dict):
+            recursive_update(preset, {key: value})
     recursive_update(preset, changes)
     copy = Path(tempfile.mkdtemp(dir=_copies().name)) / path.name
     copy.write_text(dump(preset), "utf-8")
@@ -212,12 +222,3 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
 def _copies() -> tempfile.TemporaryDirectory:
     """Return the folder of changed presets, which is removed at exit."""
     return tempfile.TemporaryDirectory(prefix="speechbrain_vq-")
-
-
-def _fitting(own: dict, preset: dict) -> dict:
-    """Select a recipe's own changes, without sections that a preset lacks."""
-    return {
-        key: value
-        for key, value in own.items()
-        if not isinstance(value, dict) or isinstance(preset.get(key), dict)
-    }

@@ -8,7 +8,6 @@ records their source. The last training images are held out for validation.
 
 import contextlib
 import gzip
-import json
 import logging
 import pathlib
 import tempfile
@@ -25,6 +24,7 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     no_folder,
     read_json,
+    write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -379,5 +379,4 @@ def _write(folder, images, contents) -> None:
         tensors = {"images": images[split].contiguous()}
         with atomic_write(folder / f"{split}.safetensors") as partial:
             save_file(tensors, partial)
-    with atomic_write(folder / NOTE) as partial:
-        partial.write_text(json.dumps(contents, indent=1) + "\n")
+    write_json(folder / NOTE, contents, indent=1)

@@ -9,7 +9,6 @@ format of MiniSpeech. The voices in ``UNSEEN`` are in the test set only.
 """
 
 import gzip
-import json
 import logging
 import pathlib
 import re
@@ -32,6 +31,7 @@ from speechbrain_vq.dataio.manifests import (
     read_json,
     utterance,
     write_corpus,
+    write_json,
 )
 from speechbrain_vq.recipes.common.debian import how_to_get, unpack
 from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
@@ -197,8 +197,8 @@ def _audio(name: str, package: pathlib.Path, folder: pathlib.Path) -> dict:
                 soundfile.write(file, samples, SAMPLE_RATE)
                 length = round(len(samples) / SAMPLE_RATE, 4)
                 contents[f"{path}.flac"] = length, speaker, lang
-            text = json.dumps(contents, indent=0, ensure_ascii=False)
-            (partial / "contents.json").write_text(text, encoding="utf-8")
+            path = partial / "contents.json"
+            write_json(path, contents, indent=0, ensure_ascii=False)
     return read_json(folder / "contents.json")
 
 

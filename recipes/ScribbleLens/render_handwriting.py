@@ -15,7 +15,6 @@ the 16th century:
 
 import argparse
 import io
-import json
 import pathlib
 import random
 import zipfile
@@ -29,7 +28,7 @@ from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_folder
-from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.dataio.manifests import read_json, write_json
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     BLANK,
     HEIGHT,
@@ -95,8 +94,7 @@ def render(
         )
     with atomic_folder(output) as folder:
         _write_corpus(folder / ROOT, fonts, lines, seed)
-        text = json.dumps(settings, indent=2)
-        (folder / marker.name).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / marker.name, settings, indent=2)
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:

@@ -8,7 +8,6 @@ archive has no validation set, so every tenth training page is held out.
 
 import io
 import itertools
-import json
 import logging
 import os
 import pathlib
@@ -21,8 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.dataio.manifests import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +87,9 @@ def prepare(
     splits["train"], splits["valid"] = hold_out(splits["train"])
     folder.mkdir(parents=True, exist_ok=True)
     for split, items in splits.items():
-        _write(folder / f"{split}.json", items)
-    _write(marker, settings)
+        path = folder / f"{split}.json"
+        write_json(path, items, ensure_ascii=False, indent=0)
+    write_json(marker, settings, ensure_ascii=False, indent=0)
     sizes = [f"{split} {len(items)} lines" for split, items in splits.items()]
     logger.info("%s: %s", folder, ", ".join(sizes))
     return folder
@@ -348,9 +347,3 @@ def _read_line(root, alignments, image: str, transcript: str) -> dict:
         "text": text,
         "characters": find_characters(symbols, text),
     }
-
-
-def _write(path: pathlib.Path, content: dict) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=0)
-    with atomic_write(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")

@@ -1,21 +1,21 @@
 """Show the results of a run at its end, and the commands to run next."""
 
-import json
 import logging
 import pathlib
 import shlex
 
-from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.dataio.manifests import read_json, read_manifest
 from speechbrain_vq.report.reproduce import COMMAND_FILE
 
 logger = logging.getLogger(__name__)
 
 
-def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
+def show_ending(
+    folder: pathlib.Path, results: dict, manifests: pathlib.Path | None
+) -> None:
     """Show the results of a finished run and the next commands, which use a
     recording of ``test.json``. After training on a folder of recordings, also
-    write the report. Every recipe that exports a model calls this last."""
-    results = json.loads((folder / "results.json").read_text("utf-8"))
+    write the report."""
     formats = {
         "used_codes_percent": "{:.0f} % of the codes used",
         "perplexity": "perplexity {:.0f}",
@@ -31,12 +31,10 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     model = folder / "model"
     if not model.is_dir():
         return
-    encoder = ()
-    about = json.loads((model / "config.json").read_text("utf-8"))
-    interface = about["speechbrain_interface"]
+    about = read_json(model / "config.json")
+    interface, source = about["speechbrain_interface"], about.get("ssl_source")
     logger.info("Model: %s (%s.from_hparams loads it)", model, interface)
-    if "ssl_source" in about:
-        encoder = (f"--ssl-encoder={about['ssl_source']}",)
+    encoder = (f"--ssl-encoder={source}",) if source else ()
     page, steps = folder / "report.html", {}
     if (folder / COMMAND_FILE).is_file():
         logger.info("Writing the report, which takes a while ...")

@@ -15,7 +15,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-from itertools import pairwise
 
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import setup_logging
@@ -33,7 +32,7 @@ from speechbrain_vq.dataio.manifests import (
     read_manifest,
 )
 from speechbrain_vq.inference.interfaces import check_device
-from speechbrain_vq.recipe_arguments import parse_arguments
+from speechbrain_vq.recipe_arguments import parse_arguments, split_arguments
 from speechbrain_vq.recipe_files import FOLDER_RECIPES
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.recipes.common.runs import CONSOLE, hold
@@ -85,11 +84,10 @@ def main(argv: list[str]) -> None:
     # This script handles --strict; the recipe does not know it.
     strict = "--strict=True" in options
     options = [o for o in options if not o.startswith("--strict")]
-    given = _options_with_values(options)
-    if "device" in given:
-        check_device(given["device"])
+    _, run_opts, given = split_arguments([yaml, *options])
+    check_device(run_opts["device"])
     recognize(pathlib.Path(folder))
-    run = pathlib.Path(given["output_folder"])
+    run = pathlib.Path(str(given["output_folder"]))
     if if_main_process():
         hold(run.resolve())
     run.mkdir(parents=True, exist_ok=True)
@@ -109,7 +107,7 @@ def main(argv: list[str]) -> None:
         items = read_manifest(manifests / "train.json", None, ["length"])
         seconds = sum(item["length"] for item in items.values())
         chosen |= choose(seconds, pathlib.Path(script).parent.name)
-        steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
+        steps = given.get("number_of_steps", chosen["number_of_steps"])
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
     added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
     arguments = [yaml, *added, *options]
@@ -210,16 +208,6 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
             f"{folder}: {len(errors)} of {len(paths)} files cannot be used: "
             f"{count_reasons(errors)}. Omit --strict to leave them out."
         )
-
-
-def _options_with_values(options: list[str]) -> dict[str, str]:
-    """Parse options with a value, ``--key=value`` or ``--key value``."""
-    given = {}
-    for option, after in pairwise([*options, "--"]):
-        name, equals, value = option.partition("=")
-        if option.startswith("--") and (equals or not after.startswith("--")):
-            given[name[2:].replace("-", "_")] = value if equals else after
-    return given
 
 
 if __name__ == "__main__":

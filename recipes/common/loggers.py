@@ -8,16 +8,10 @@ from colorsys import hsv_to_rgb
 from typing import Any, NamedTuple
 
 import torch
-from speechbrain.utils.distributed import main_process_only
-from speechbrain.utils.train_logger import (
-    TensorboardLogger,
-    TrainLogger,
-    WandBLogger,
-)
+from speechbrain.utils.distributed import if_main_process, main_process_only
+from speechbrain.utils.train_logger import TrainLogger
 
 from speechbrain_vq._names import suggestion
-
-LOGGERS = ("file", "tensorboard", "wandb")
 
 
 class Sample(NamedTuple):
@@ -60,8 +54,8 @@ class LoggerGroup(TrainLogger):
         log(step, "usage of a code over the mean", (counts / share).flatten())
 
 
-class StepLogger:
-    """Mixin to log stages over optimizer steps, continued in resumed runs."""
+class StepLogger(TrainLogger):
+    """Base class of loggers over optimizer steps, continued in resumed runs."""
 
     @main_process_only
     def log_stats(
@@ -81,8 +75,17 @@ class StepLogger:
         self.log_stages(stats_meta, {k: v for k, v in stages.items() if v})
 
 
-class StepTensorboardLogger(StepLogger, TensorboardLogger):
-    """Log to TensorBoard."""
+class StepTensorboardLogger(StepLogger):
+    """Log to TensorBoard in a run folder, first the hyperparameters."""
+
+    def __init__(self, folder, hparams):
+        from torch.utils.tensorboard import SummaryWriter
+
+        if if_main_process():
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            rows = [f"| {key} | {value} |" for key, value in hparams.items()]
+            table = ["| key | value |", "|---|---|", *rows]
+            self.writer.add_text("hyperparameters", "\n".join(table))
 
     def log_stages(self, meta, stages):
         """Log the metrics of each stage."""
@@ -102,8 +105,25 @@ class StepTensorboardLogger(StepLogger, TensorboardLogger):
             self.writer.add_histogram(name, value, step)
 
 
-class StepWandBLogger(StepLogger, WandBLogger):
-    """Log to Weights & Biases."""
+class StepWandBLogger(StepLogger):
+    """Log to Weights & Biases, as a run of the name of its folder."""
+
+    def __init__(self, folder, hparams):
+        import wandb
+
+        self.wandb = wandb
+        if if_main_process():
+            self.run = wandb.init(
+                project="speechbrain-vq",
+                # It depends on the folder alone, so a resumed run keeps it.
+                id=hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[
+                    :12
+                ],
+                resume="allow",
+                name=folder.name,
+                dir=str(folder),
+                config=hparams,
+            )
 
     def log_stages(self, meta, stages):
         """Log the metrics of each stage."""
@@ -111,16 +131,21 @@ class StepWandBLogger(StepLogger, WandBLogger):
 
     def log_one(self, step, name, value, sample_rate=None):
         """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
-        import wandb
-
         value = value.cpu().numpy()
         if sample_rate is not None:
-            value = wandb.Audio(value, sample_rate)
+            value = self.wandb.Audio(value, sample_rate)
         elif value.ndim == 3:
-            value = wandb.Image(value)
+            value = self.wandb.Image(value)
         else:
-            value = wandb.Histogram(value)
+            value = self.wandb.Histogram(value)
         self.run.log({name: value}, step=step)
+
+
+LOGGERS = {
+    "file": None,
+    "tensorboard": StepTensorboardLogger,
+    "wandb": StepWandBLogger,
+}
 
 
 def picture(sample: Sample) -> torch.Tensor:
@@ -167,36 +192,10 @@ def add_logger(hparams: dict[str, Any], name: str) -> None:
         for key, value in hparams.items()
         if isinstance(value, bool | int | float | str)
     }
-    is_wandb = name == "wandb"
-    make = _make_wandb_logger if is_wandb else _make_tensorboard_logger
     try:
-        logger = make(folder, plain)
+        logger = LOGGERS[name](folder, plain)
     except ImportError as error:
         raise ImportError(
             f"--logger={name} needs `pip install {name}`."
         ) from error
     hparams["train_logger"] = LoggerGroup(hparams["train_logger"], logger)
-
-
-def _make_tensorboard_logger(folder, hparams):
-    logger = StepTensorboardLogger(str(folder / "tensorboard"))
-    if logger.writer is not None:  # Only rank 0 has a writer.
-        rows = [f"| {key} | {value} |" for key, value in hparams.items()]
-        table = ["| key | value |", "|---|---|", *rows]
-        logger.writer.add_text("hyperparameters", "\n".join(table))
-    return logger
-
-
-def _make_wandb_logger(folder, hparams):
-    import wandb
-
-    return StepWandBLogger(
-        wandb.init,
-        project="speechbrain-vq",
-        # The id depends on the folder alone, so a resumed run keeps it.
-        id=hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:12],
-        resume="allow",
-        name=folder.name,
-        dir=str(folder),
-        config=hparams,
-    )

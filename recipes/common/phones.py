@@ -85,7 +85,8 @@ def add_labels(
 
 class PhoneErrorsMixin:
     """Mixin for a Brain whose hparams have a ``label_encoder``: computes the CTC
-    loss, and the phone error rate in validation and test."""
+    loss, and the phone error rate (%) in validation and test. Put it before
+    ``StagesMixin`` in the bases."""
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the error counts."""
@@ -108,15 +109,19 @@ class PhoneErrorsMixin:
             log_probs, labels, lengths, label_lengths, blank
         )
 
-    def error_stats(self, stage_loss: float) -> dict[str, float]:
-        """Return loss and phone error rate (%) for the log."""
-        return {"loss": stage_loss, "PER": self.errors.summarize("error_rate")}
+    def stage_metrics(self, stage):
+        """Compute the phone error rate."""
+        return {"PER": self.errors.summarize("error_rate")}
 
-    def test_results(self, stage_loss: float) -> dict[str, float]:
-        """Return the test results for ``results.json``."""
-        summary = self.errors.summarize()
-        return {
-            "per": summary["error_rate"],
-            "phones": summary["num_scored_tokens"],
-            "loss": stage_loss,
-        }
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log the stage; save a checkpoint or keep the test results."""
+        super().on_stage_end(stage, stage_loss, epoch)
+        if stage == sb.Stage.TEST:
+            summary = self.errors.summarize()
+            self.results["per"] = self.results.pop("PER")
+            self.results["phones"] = summary["num_scored_tokens"]
+
+    def write_errors(self, path: str | pathlib.Path) -> None:
+        """Write the alignments of the test."""
+        with open(path, "w", encoding="utf-8") as file:
+            self.errors.write_stats(file)

@@ -1,5 +1,6 @@
 """Progress bar, validation lines and the expected duration of a run."""
 
+import logging
 import random
 import time
 
@@ -10,6 +11,8 @@ from speechbrain.utils.distributed import if_main_process
 from tqdm import tqdm
 
 from speechbrain_vq.training.brain import run_length
+
+logger = logging.getLogger(__name__)
 
 
 class ProgressMixin:
@@ -39,6 +42,12 @@ class ProgressMixin:
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         if should_step:
             self.bar.update(self.optimizer_step - self.bar.n)
+
+    def show_validation(self, stats, usage):
+        """Show the metrics of a validation and the usage of the codebook."""
+        step, (_, total) = self.optimizer_step, run_length(self)
+        logger.info("%s", validation_line(step, total, stats, usage))
+        self.bar.set_postfix_str(of_codes(usage))
 
 
 def validation_line(

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import functools
-import json
 import logging
 import math
 import pathlib
@@ -23,18 +22,15 @@ from speechbrain.utils.distributed import (
 )
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import atomic_write, exclusive
+from speechbrain_vq.dataio.atomic import exclusive
 from speechbrain_vq.dataio.audio import AudioError, read_audio
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipes.common.ending import show_ending
 from speechbrain_vq.recipes.common.loggers import add_logger
-from speechbrain_vq.recipes.common.progress import (
-    ProgressMixin,
-    of_codes,
-    validation_line,
-)
+from speechbrain_vq.recipes.common.progress import ProgressMixin
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.training import VQBrain
 from speechbrain_vq.training.brain import run_length
@@ -53,7 +49,42 @@ _HELD = contextlib.ExitStack()
 atexit.register(_HELD.close)
 
 
-class AnnealingBrain(ProgressMixin, VQBrain):
+class StagesMixin:
+    """Mixin for a Brain that logs its stages, saves a checkpoint after each
+    validation, and keeps the metrics of the test in ``results``. Only the latest
+    checkpoint and the one with the lowest ``least`` are kept."""
+
+    # Names of the objective, and of the metric that selects a checkpoint.
+    objective = least = "loss"
+
+    def stage_metrics(self, stage):
+        """Compute the metrics of a validation or test, besides the objective."""
+        return {}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log the stage; save a checkpoint or keep the test results."""
+        stats = {self.objective: stage_loss}
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = stats
+            return
+        stats |= self.stage_metrics(stage)
+        meta, log = {"step": self.optimizer_step}, self.hparams.train_logger
+        if stage == sb.Stage.TEST:
+            self.results = {**stats, **use_of_codes(self, "test")}
+            log.log_stats(meta, test_stats=self.results)
+            return
+        usage = use_of_codes(self, "valid")
+        log.log_stats(
+            {"epoch": epoch, **meta},
+            train_stats={**self.train_stats, **use_of_codes(self, "train")},
+            valid_stats={**stats, **usage},
+        )
+        if isinstance(self, ProgressMixin):
+            self.show_validation(stats, usage)
+        self.checkpointer.save_and_keep_only(meta=stats, min_keys=[self.least])
+
+
+class AnnealingBrain(StagesMixin, ProgressMixin, VQBrain):
     """Brain whose learning rates fall linearly to 0 at the end of the run, so
     that the codebook can catch up with the encoder.
 
@@ -94,24 +125,21 @@ class AnnealingBrain(ProgressMixin, VQBrain):
         for name, schedule in self.lr_schedules.items():
             schedule(self.optimizers_dict[name], self.optimizer_step + 1)
 
-    def stage_metrics(self, stage):
-        """Compute the metrics of a validation or test, besides the loss."""
-        raise NotImplementedError
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log the stage; save a checkpoint or keep the test results."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        stats = {"loss": stage_loss, **self.stage_metrics(stage)}
-        if stage == sb.Stage.VALID:
-            end_epoch(self, epoch, stats)
-            return
-        stats |= use_of_codes(self, "test")
-        self.results = {"steps": self.optimizer_step, **stats}
-        self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats=stats
-        )
+def build_brain(
+    brain_class: type[sb.Brain],
+    hparams: dict,
+    run_opts: Any,
+    modules: dict | None = None,
+) -> sb.Brain:
+    """Build a Brain from the hyperparameters of a recipe."""
+    return brain_class(
+        modules=modules or hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:
@@ -201,17 +229,21 @@ def fit_features(
 def fit_and_test(
     brain: sb.Brain,
     datasets: dict,
-    valid_batch_size: int,
     min_key: str | None = None,
+    valid_batch_size: int | None = None,
     **training: Any,
 ) -> None:
-    """Train a Brain whose hyperparameters have ``epoch_counter`` and
+    """Train a Brain whose hyperparameters have ``epoch_counter``, batch sizes and
     ``num_workers``, and test one of its checkpoints: that with the lowest
     ``min_key``, or the latest by default.
 
-    Further options, such as ``batch_size``, go to the training data loader."""
+    Further options go to the training data loader. Without a ``batch_sampler``,
+    it shuffles batches of ``batch_size``."""
     workers = {"num_workers": brain.hparams.num_workers}
+    valid_batch_size = valid_batch_size or brain.hparams.valid_batch_size
     valid_loader = {"batch_size": valid_batch_size, **workers}
+    if "batch_sampler" not in training:
+        training |= {"batch_size": brain.hparams.batch_size, "shuffle": True}
     shows_bars = not brain.noprogressbar and sys.stderr.isatty()
     has_bar = isinstance(brain, ProgressMixin)
     try:
@@ -254,25 +286,6 @@ def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
         dataset.data_ids.extend(copies)
 
 
-def end_epoch(
-    brain: sb.Brain, epoch: int, stats: dict, least: str = "loss"
-) -> None:
-    """Log the training (``brain.train_stats``) and validation of an epoch, and
-    save a checkpoint. Only the latest one and the one with the lowest ``least``
-    are kept."""
-    usage = use_of_codes(brain, "valid")
-    brain.hparams.train_logger.log_stats(
-        {"epoch": epoch, "step": brain.optimizer_step},
-        train_stats={**brain.train_stats, **use_of_codes(brain, "train")},
-        valid_stats={**stats, **usage},
-    )
-    if isinstance(brain, ProgressMixin):
-        total, step = run_length(brain)[1], brain.optimizer_step
-        logger.info("%s", validation_line(step, total, stats, usage))
-        brain.bar.set_postfix_str(of_codes(usage))
-    brain.checkpointer.save_and_keep_only(meta=stats, min_keys=[least])
-
-
 def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
     """Return the codebook usage metrics of a stage, without those that are NaN
     because nothing was quantized; empty for a Brain without ``vq_stats``. All
@@ -281,18 +294,21 @@ def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
     return {k: v for k, v in stats.items() if not math.isnan(v)}
 
 
-def finish(hparams: dict, *results: dict) -> None:
+def finish(hparams: dict, brain: AnnealingBrain) -> None:
     """Export the model, write the test results, and show them."""
-    # Yamls of version 0.1 call the preset ``arm``.
-    preset = hparams.get("preset", hparams.get("arm"))
-    results = [{"preset": preset, "seed": hparams["seed"]}, *results]
-    merged = {key: value for part in results for key, value in part.items()}
+    results = {
+        # Yamls of version 0.1 call the preset ``arm``.
+        "preset": hparams.get("preset", hparams.get("arm")),
+        "seed": hparams["seed"],
+        "steps": brain.optimizer_step,
+        **brain.results,
+    }
     folder = pathlib.Path(hparams["output_folder"])
     try:
-        export_pretrained(folder, folder / "model", results=merged)
+        export_pretrained(folder, folder / "model", results=results)
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
-    write_results(folder, merged)
+    write_results(folder, results)
     manifests = None
     interface = hparams.get("inference", {}).get("interface")
     if interface in ("VQTokenizer", "VoiceConverter"):
@@ -301,16 +317,14 @@ def finish(hparams: dict, *results: dict) -> None:
         manifests = next(
             (f for f in folders if (f / "test.json").is_file()), None
         )
-    show_ending(folder, manifests)
+    show_ending(folder, results, manifests)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
     """Write ``results.json`` with the package versions. It is written last, so
     its presence marks a complete run."""
-    path = pathlib.Path(folder) / "results.json"
-    text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    results = {**results, "versions": versions()}
+    write_json(pathlib.Path(folder, "results.json"), results, indent=2)
 
 
 def _prepare_alone(prepare, hparams):

@@ -1,7 +1,6 @@
 """Options and error handling shared by the verbs."""
 
 import contextlib
-import functools
 import logging
 import os
 import pathlib
@@ -106,19 +105,13 @@ _MODEL_OPTIONS = {
 
 
 def model_options(*names: str):
-    """Add options of a model to a verb, which receives their values as a
-    dictionary ``model`` of keywords for ``from_hparams``."""
+    """Add options of a model to a verb. Each has the name of a keyword of
+    ``from_hparams``, so a verb takes them as ``**model``."""
 
     def decorate(verb):
-        @functools.wraps(verb)
-        def run(**options):
-            values = {name: options.pop(name) for name in names}
-            model = {k: v for k, v in values.items() if v is not None}
-            return verb(model=model, **options)
-
         for name in reversed(names):
-            run = _MODEL_OPTIONS[name](run)
-        return run
+            verb = _MODEL_OPTIONS[name](verb)
+        return verb
 
     return decorate
 

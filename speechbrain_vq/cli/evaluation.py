@@ -122,9 +122,7 @@ OF_TOKENS = ("codebook_size",)
 )
 @model_options("vocoder", "ssl_encoder", "revision", "device")
 @engine_option
-def evaluate(
-    source, model, out, report, abx, strict, engine, **options
-) -> None:
+def evaluate(source, out, report, abx, strict, engine, **options) -> None:
     """Evaluate the units of a model or a token file.
 
     Metrics are phone information, ABX, bit rate and, for a MODEL,
@@ -142,10 +140,8 @@ def evaluate(
         from speechbrain_vq.evaluation.report import as_text
 
     with clean_errors("Interrupted. Nothing was written."):
-        runner = open_engine(engine, model)
-        evaluation = run(
-            source, progress=True, engine=runner, **options, **model
-        )
+        runner = open_engine(engine, options)
+        evaluation = run(source, progress=True, engine=runner, **options)
     click.echo(as_text(evaluation), nl=False)
     try:
         for file in write_report(evaluation, out) if out else ():
@@ -159,8 +155,10 @@ def evaluate(
     if report is not None:
         from speechbrain_vq.report import write_report as write_page
 
-        data = options["manifest"], options["data_root"]
-        click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
+        names = "data_root", "vocoder", "ssl_encoder", "revision", "device"
+        given = {name: options[name] for name in names}
+        page = write_page(source, report, data=options["manifest"], **given)
+        click.echo(f"Wrote {page}")
     if "used_codes_percent" in evaluation.metrics.get("cost", ()):
         from speechbrain_vq.report.summary import judge
 
@@ -223,7 +221,7 @@ def _check_options(source, is_tokens, options):
     help="HTML file to write.",
 )
 @model_options("vocoder", "ssl_encoder", "revision", "device")
-def report(model, **options) -> None:
+def report(**options) -> None:
     """Write an HTML report on a run or model.
 
     One page has its recordings, training curves, codebook and units, and
@@ -232,5 +230,5 @@ def report(model, **options) -> None:
     with loading():
         from speechbrain_vq.report import write_report
 
-    path = write_report(**options, **model)
+    path = write_report(**options)
     click.echo(f"Wrote {path}: open it in a browser.")

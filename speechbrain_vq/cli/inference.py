@@ -19,31 +19,27 @@ from .common import (
 
 def files_options(command):
     """Add the arguments and options common to all verbs that process files."""
-    for option in (
-        click.option(
-            "--overwrite",
-            is_flag=True,
-            help="Overwrite existing output instead of resuming.",
-        ),
-        click.option(
-            "--model",
-            "source",
-            default="speech",
-            show_default=True,
-            metavar="FOLDER|NAME|ORG/NAME",
-            help="Model: its folder, the name of a bundled model (see `list`), "
-            "or a repository on the Hub.",
-        ),
-        click.argument(
-            "places",
-            nargs=-1,
-            required=True,
-            metavar="FILES...",
-            type=ExistingPath(),
-        ),
-    ):
-        command = option(command)
-    return command
+    command = click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Overwrite existing output instead of resuming.",
+    )(command)
+    command = click.option(
+        "--model",
+        "source",
+        default="speech",
+        show_default=True,
+        metavar="FOLDER|NAME|ORG/NAME",
+        help="Model: its folder, the name of a bundled model (see `list`), "
+        "or a repository on the Hub.",
+    )(command)
+    return click.argument(
+        "places",
+        nargs=-1,
+        required=True,
+        metavar="FILES...",
+        type=ExistingPath(),
+    )(command)
 
 
 @click.command()
@@ -76,7 +72,15 @@ def files_options(command):
     help="Seconds of audio per batch; longer files are split.",
 )
 def tokenize(
-    places, source, model, out, overwrite, strict, engine, **options
+    places,
+    source,
+    out,
+    format,
+    overwrite,
+    batch_seconds,
+    strict,
+    engine,
+    **model,
 ) -> None:
     """Encode audio files, folders or data sets to tokens.
 
@@ -94,10 +98,11 @@ def tokenize(
             out,
             places,
             tokenizer,
-            overwrite=overwrite,
+            format,
+            overwrite,
+            batch_seconds,
             progress=True,
             engine=runner,
-            **options,
         )
     _report(result, out, strict)
 
@@ -112,7 +117,7 @@ def tokenize(
     type=output_path,
     help="Folder for the wav files, or NAME.wav for a single file.",
 )
-def reconstruct(places, source, model, out, overwrite) -> None:
+def reconstruct(places, source, out, overwrite, **model) -> None:
     """Reconstruct audio files from their tokens."""
     with loading():
         from speechbrain_vq.inference import VQTokenizer, reconstruct_files
@@ -143,7 +148,7 @@ def reconstruct(places, source, model, out, overwrite) -> None:
     type=output_path,
     help="Folder for the wav files, or NAME.wav for a single file.",
 )
-def convert(places, source, model, targets, out, overwrite) -> None:
+def convert(places, source, targets, out, overwrite, **model) -> None:
     """Convert audio files to another voice."""
     with loading():
         from speechbrain_vq.inference import VoiceConverter, convert_files
@@ -168,18 +173,13 @@ def _report(result, out, strict=False):
     for reason in result.bad.values():
         # A file name may contain line breaks.
         click.echo(f"Left out: {reason}".replace("\n", "\\n"), err=True)
-    number = result.done - result.existing
+    number, existing = result.done - result.existing, result.existing
     message = f"{number} {'file' if number == 1 else 'files'} done, "
-    if result.existing:
-        message += f"{result.existing} there already, "
+    message += f"{existing} there already, " if existing else ""
     message += f"{len(result.bad)} left out"
-    if result.bad:
-        message += f": {count_reasons(result.bad)}"
-    message += "."
-    if result.existing:
-        message += " --overwrite replaces existing files."
-    if result.done:
-        message += f" Output: {out}"
+    message += f": {count_reasons(result.bad)}." if result.bad else "."
+    message += " --overwrite replaces existing files." if existing else ""
+    message += f" Output: {out}" if result.done else ""
     click.echo(message)
     if not result.done or (strict and result.bad):
         sys.exit(1)

@@ -1,6 +1,5 @@
 """Verbs that train a model."""
 
-import json
 import logging
 import pathlib
 import re
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 import click
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import (
     folder_recipe,
@@ -68,8 +67,7 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
     metrics = run_demo(out or output or DEMO, seed, steps, minutes)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(json_file) as partial:
-            partial.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_json(json_file, metrics, indent=2)
 
 
 @click.command(
@@ -170,17 +168,17 @@ def train(
     arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
     arguments = [str(yaml), *arguments, *context.args]
     parse_arguments([*arguments, *data])
-    if is_folder and out.resolve().is_relative_to(folder):
-        raise click.UsageError(
-            f"The run in {out} would be among the recordings in {source}: "
-            "name another folder by --out."
-        )
-    if is_folder and not any(folder.iterdir()):
-        raise click.UsageError(f"The folder {source} is empty.")
     script = recipe_path(f"{name}/train.py")
     if logger is not None:
         arguments.append(f"--logger={logger}")
     if is_folder:
+        if out.resolve().is_relative_to(folder):
+            raise click.UsageError(
+                f"The run in {out} would be among the recordings in {source}: "
+                "name another folder by --out."
+            )
+        if not any(folder.iterdir()):
+            raise click.UsageError(f"The folder {source} is empty.")
         arguments += ["--strict=True"] * strict
         # It creates manifests, chooses defaults, and runs the recipe's script.
         arguments = [str(script), source, *arguments]
@@ -224,11 +222,7 @@ def _is_folder(source: str) -> bool:
             f"'{source}' is a file: give the folder of the recordings."
         )
     siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
-    # The best start among the recipes of a corpus is unit discovery.
-    first = f"{source}/unit-discovery"
-    hint = suggestion(
-        first if first in recipes else str(path), [*recipes, *siblings]
-    )
+    hint = suggestion(str(path), [*recipes, *siblings])
     raise click.UsageError(
         f"'{source}' is neither a folder nor a recipe.{hint} "
         "`speechbrain-vq list` shows the recipes."

@@ -59,6 +59,13 @@ def read_json(path: PathLike, **options: Any) -> Any:
     return json.loads(text, **options)
 
 
+def write_json(path: PathLike, content: Any, **options: Any) -> None:
+    """Write a JSON file in UTF-8 atomically. ``options`` are passed to
+    ``json.dumps``."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, **options) + "\n", "utf-8")
+
+
 def read_corpus(folder: PathLike) -> dict:
     """Read ``corpus.json``, the parameters of a preparation; empty if there is
     none. Raises ManifestError if it is not valid."""

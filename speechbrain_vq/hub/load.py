@@ -150,10 +150,12 @@ def _build(
     modules = find(hparams, yaml.file)
     if not modules:
         return hparams
-    tied = _has_ties(modules)
+    network = nn.ModuleDict(modules)
+    names = list(network.named_parameters(remove_duplicate=False))
+    is_tied = len(names) > len(list(network.parameters()))
     load_weights(modules, weights, file, assign=True)
     unsaved = _left_on_meta(modules)
-    if not unsaved and not tied:
+    if not unsaved and not is_tied:
         return hparams
     size = sum(tensor.nbytes for tensor in unsaved)
     if size > MAX_UNSAVED_BYTES:
@@ -224,13 +226,3 @@ def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
         elif hasattr(value, "__dict__"):
             todo += vars(value).values()
     return on_meta
-
-
-def _has_ties(modules: Mapping[str, nn.Module]) -> bool:
-    """Return whether modules share a parameter."""
-    owners: dict[int, nn.Module] = {}
-    return any(
-        owners.setdefault(id(parameter), module) is not module
-        for module in nn.ModuleList(_modules_in(modules)).modules()
-        for parameter in module.parameters(recurse=False)
-    )

@@ -262,9 +262,8 @@ class ModelYaml:
     def _construct(
         self, entry: Buildable, arguments: list | dict, node: Node
     ) -> Any:
-        args, kwargs = self._build(arguments), {}
-        if isinstance(args, dict):
-            args, kwargs = [], args
+        built = self._build(arguments)
+        args, kwargs = ([], built) if isinstance(built, dict) else (built, {})
         try:
             reason = entry.out_of_bounds(args, kwargs)
             if reason is not None:
@@ -432,16 +431,15 @@ def _pairs(node: Node | None) -> dict[str, Node]:
 
 def _type_name(value: Any) -> str:
     """Return the name of a value's type; int and float are both numbers."""
-    kinds = {
-        bool: "boolean value",
-        (int, float): "number",
-        str: "text",
-        type(None): "null",
-        dict: "mapping or module",
-        _Call: "mapping or module",
-    }
-    names = (name for kind, name in kinds.items() if isinstance(value, kind))
-    return next(names, "list")
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean value"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    return "mapping or module" if isinstance(value, dict | _Call) else "list"
 
 
 def _is_plain(value: Any) -> bool:

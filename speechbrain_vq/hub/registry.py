@@ -3,7 +3,6 @@
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -12,10 +11,8 @@ from torch import nn
 # meta device take no memory.
 LARGEST = 2**20
 # Limits of numbers of layers and codebooks, which take time on any device.
-MANY = MappingProxyType(
-    dict.fromkeys(
-        ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
-    )
+_MANY = dict.fromkeys(
+    ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
 )
 
 
@@ -28,7 +25,7 @@ class Buildable(NamedTuple):
     windows), so that it cannot run on the meta device."""
 
     cls: type | str
-    limits: Mapping[str, float] = MANY
+    limits: Mapping[str, float] = _MANY
     computed: bool = False
 
     @property
@@ -90,24 +87,19 @@ _CLASSES = {
 }
 # Limits of classes whose constructors compute tensors.
 _FILTERS = {
-    **{"n_fft": 2**13, "win_length": 2**13, "hop_length": 2**13},
+    **dict.fromkeys(("n_fft", "win_length", "hop_length"), 2**13),
     **{"n_mels": 512, "left_frames": 32, "right_frames": 32},
 }
 _LIMITS = {
     **dict.fromkeys(("Fbank", "LogMel", "SSLFeatures"), _FILTERS),
-    "SourceFilterVocoder": {
-        **{**MANY, **_FILTERS},
-        **{"kernel_size": 64, "channels": 2**12},
-    },
-    "WaveNetDecoder": {**MANY, "cycle": 24},
+    "SourceFilterVocoder": {**_MANY, **_FILTERS},
+    "WaveNetDecoder": {**_MANY, "cycle": 24},
 }
-_COMPUTED = frozenset(
-    "Fbank InputNormalization LogMel SSLFeatures SourceFilterVocoder".split()
-)
+_COMPUTED = "Fbank", "InputNormalization", "LogMel", "SSLFeatures"
 # Classes by the dotted names that yamls use.
 BUILDABLE = {
     f"{module}.{name}": Buildable(
-        f"{module}:{name}", _LIMITS.get(name, MANY), name in _COMPUTED
+        f"{module}:{name}", _LIMITS.get(name, _MANY), name in _COMPUTED
     )
     for module, names in _CLASSES.items()
     for name in names.split()

@@ -94,12 +94,17 @@ class SourceFilterVocoder(nn.Module):
         # The window is padded as in torch.stft.
         before = (n_fft - win_length) // 2
         padding = before, n_fft - win_length - before
-        buffers = {
-            "fade": torch.hann_window(2 * hop_length),
-            "window": functional.pad(torch.hann_window(win_length), padding),
-            "to_mels": melscale_fbanks(*shape, norm="slaney", **scale),
-            "to_bins": _between(melscale_fbanks(*shape, **scale)),
-        }
+        # A model folder is built on the meta device, where these had no values.
+        weight = self.norm.weight
+        with torch.device("cpu" if weight.is_meta else weight.device):
+            buffers = {
+                "fade": torch.hann_window(2 * hop_length),
+                "window": functional.pad(
+                    torch.hann_window(win_length), padding
+                ),
+                "to_mels": melscale_fbanks(*shape, norm="slaney", **scale),
+                "to_bins": _between(melscale_fbanks(*shape, **scale)),
+            }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 

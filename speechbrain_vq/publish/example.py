@@ -4,7 +4,6 @@ The plots need matplotlib, ``pip install "speechbrain-vq[report]"``.
 """
 
 import importlib.util
-import json
 import logging
 import pathlib
 import tempfile
@@ -16,6 +15,7 @@ import torch
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.hub.folder import (
     EXAMPLE,
     EXAMPLE_TOKENS,
@@ -47,8 +47,8 @@ def write_example(
         soundfile.write(folder / EXAMPLE, wav.numpy(), model.sample_rate)
         # Encode the written file, whose samples are rounded to 16 bits.
         tokens = model.encode_file(folder / EXAMPLE).tolist()
-        text = json.dumps({"file": EXAMPLE, "tokens": tokens})
-        (folder / EXAMPLE_TOKENS).write_text(f"{text}\n", encoding="utf-8")
+        content = {"file": EXAMPLE, "tokens": tokens}
+        write_json(folder / EXAMPLE_TOKENS, content)
         files = {"example": EXAMPLE, "example_tokens": EXAMPLE_TOKENS}
     plots = files["plots"] = []
     if importlib.util.find_spec("matplotlib") is None:

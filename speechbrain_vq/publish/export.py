@@ -2,7 +2,6 @@
 
 import glob
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -17,7 +16,7 @@ from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
 from speechbrain_vq.dataio.atomic import atomic_folder
-from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.dataio.manifests import read_manifest, write_json
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
@@ -150,8 +149,7 @@ def export_pretrained(
     with atomic_folder(place) as folder:
         (folder / HPARAMS).write_text(yaml, encoding="utf-8")
         save_weights(modules, folder)
-        text = json.dumps(config, indent=2)
-        (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+        write_json(folder / CONFIG, config, indent=2)
         for name in section["files"]:
             extra = chosen.path.parent / name
             if not extra.is_file():
@@ -208,18 +206,18 @@ def _make_config(
     # A SpeakerTable has the names of the training speakers.
     speakers = getattr(modules.get("speaker"), "names", None)
     network = torch.nn.ModuleDict(modules)
+    # Yamls of 0.1 have the preset under ``arm``.
+    settings = {"arm": run.hparams.get("preset"), **run.hparams}
     return {
         # The Hub counts downloads by this key.
         "speechbrain_interface": section["interface"],
         "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
         "format": FORMAT,
-        **_plain_values(run.hparams, section["keys"]),
+        **_plain_values(settings, section["keys"]),
         **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
         **({"speakers": speakers} if speakers else {}),
         "parameters": sum(p.numel() for p in network.parameters()),
-        # Yamls of 0.1 have the preset under ``arm``.
-        **_plain_values({"arm": run.hparams.get("preset")}, ["arm"]),
-        **_plain_values(run.hparams, ["arm", "seed"]),
+        **_plain_values(settings, ["arm", "seed"]),
         "checkpoint": {
             key: value
             for key, value in checkpoint.meta.items()

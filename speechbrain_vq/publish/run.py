@@ -1,7 +1,6 @@
 """Read the folder of a training run: its yaml, checkpoints, results, corpus."""
 
 import functools
-import json
 import logging
 import math
 import pathlib
@@ -14,8 +13,12 @@ from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
+from speechbrain_vq.dataio.manifests import (
+    data_root,
+    read_corpus,
+    read_json,
+    write_json,
+)
 from speechbrain_vq.hub.folder import HPARAMS
 from speechbrain_vq.recipe_files import load
 from speechbrain_vq.training.resume import AtomicCheckpointer
@@ -139,9 +142,8 @@ class Run:
         if not corpus.known:
             return
         example = corpus.example and str(corpus.example.resolve())
-        text = json.dumps({**corpus._asdict(), "example": example}, indent=2)
-        with atomic_write(self.folder / CORPUS_FILE) as partial:
-            partial.write_text(f"{text}\n", encoding="utf-8")
+        note = {**corpus._asdict(), "example": example}
+        write_json(self.folder / CORPUS_FILE, note, indent=2)
 
     @functools.cached_property
     def _all_checkpoints(self) -> list[Checkpoint]:

@@ -248,6 +248,8 @@ AIMED = {
     "{n_fft: 1000000}",
     "huge context": "x: !new:speechbrain.lobes.features.Fbank "
     "{context: true, left_frames: 100000, right_frames: 100000}",
+    "large vocoder": "x: !new:speechbrain_vq.lobes.vocoder."
+    "SourceFilterVocoder {channels: 4096, num_layers: 256}",
     "many codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "
     "{input_dim: 1, codebook_size: 1, num_codebooks: 1000000}",
     "large codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "

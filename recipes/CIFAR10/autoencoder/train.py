@@ -28,6 +28,7 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
 )
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
+    build_brain,
     finish,
     fit_and_test,
     prepared,
@@ -121,18 +122,6 @@ if __name__ == "__main__":
         datasets = {
             split: TensorDataset(read_images(folder, split)) for split in SPLITS
         }
-        brain = ImageBrain(
-            modules=hparams["modules"],
-            opt_class=hparams["opt_class"],
-            hparams=hparams,
-            run_opts=run_opts,
-            checkpointer=hparams["checkpointer"],
-        )
-        fit_and_test(
-            brain,
-            datasets,
-            hparams["valid_batch_size"],
-            batch_size=hparams["batch_size"],
-            shuffle=True,
-        )
-        run_on_main(finish, args=[hparams, brain.results])
+        brain = build_brain(ImageBrain, hparams, run_opts)
+        fit_and_test(brain, datasets)
+        run_on_main(finish, args=[hparams, brain])

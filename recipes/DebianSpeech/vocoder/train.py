@@ -31,7 +31,8 @@ from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.inference.vocoders import MelVocoder
 from speechbrain_vq.lobes.vocoder import f0, pitch_targets
 from speechbrain_vq.recipes.common.runs import (
-    end_epoch,
+    StagesMixin,
+    build_brain,
     fit_and_test,
     prepared,
     start,
@@ -44,7 +45,7 @@ from speechbrain_vq.training.resume import ResumeMixin
 logger = logging.getLogger(__name__)
 
 
-class VocoderBrain(ResumeMixin, sb.Brain):
+class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
     """Train a vocoder on log-mels of recordings and decoded from their tokens."""
 
     def compute_forward(self, batch, stage):
@@ -148,19 +149,9 @@ class VocoderBrain(ResumeMixin, sb.Brain):
             names += ["as_used_spectral_error", "griffin_lim_spectral_error"]
         self.errors = {name: [] for name in names}
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log the stage; save a checkpoint or keep the test results."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        means = {k: float(np.mean(v)) for k, v in self.errors.items() if v}
-        stats = {"loss": stage_loss, **means}
-        if stage == sb.Stage.VALID:
-            end_epoch(self, epoch, stats)
-            return
-        meta = {"step": self.optimizer_step}
-        self.hparams.train_logger.log_stats(meta, test_stats=stats)
-        self.results = {**meta, **stats}
+    def stage_metrics(self, stage):
+        """Compute the mean errors."""
+        return {k: float(np.mean(v)) for k, v in self.errors.items() if v}
 
 
 @torch.no_grad()
@@ -277,6 +268,7 @@ def finish(hparams, brain):
         run / "model", "vocoder", hparams["vocoder"], brain.tokenizer
     )
     settings = {key: hparams[key] for key in ("tokenizer", "seed")}
+    settings["step"] = brain.optimizer_step
     write_results(run, settings | brain.results)
     logger.info(
         "Hear it: speechbrain-vq reconstruct RECORDING --model=%s "
@@ -300,26 +292,15 @@ def start_from(vocoder, source):
 
 def train(hparams, run_opts, folder):
     """Train and test on a folder of manifests, and return the Brain."""
-    brain = VocoderBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
+    brain = build_brain(VocoderBrain, hparams, run_opts)
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
     )
     if hparams["pretrained"]:
         start_from(hparams["vocoder"], hparams["pretrained"])
     MelVocoder(hparams["vocoder"]).check(brain.tokenizer)
-    fit_and_test(
-        brain,
-        dataio_prep(hparams, folder),
-        valid_batch_size=hparams["batch_size"],
-        batch_size=hparams["batch_size"],
-        shuffle=True,
-    )
+    size = hparams["batch_size"]
+    fit_and_test(brain, dataio_prep(hparams, folder), valid_batch_size=size)
     run_on_main(finish, args=[hparams, brain])
     return brain
 

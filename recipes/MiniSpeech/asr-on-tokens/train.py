@@ -26,7 +26,8 @@ from speechbrain_vq.recipes.common.phones import (
     read_split,
 )
 from speechbrain_vq.recipes.common.runs import (
-    end_epoch,
+    StagesMixin,
+    build_brain,
     fit_and_test,
     prepared,
     start,
@@ -51,8 +52,10 @@ class TokenEmbedding(torch.nn.Module):
         return self.table(tokens + self.first).flatten(2)
 
 
-class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
+class ASRBrain(PhoneErrorsMixin, StagesMixin, ResumeMixin, sb.Brain):
     """Train a phone recognizer with CTC."""
+
+    least = "PER"
 
     def compute_forward(self, batch, stage):
         """Compute the log-probabilities of the phones."""
@@ -65,20 +68,6 @@ class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Compute the CTC loss."""
         return self.ctc_loss(*predictions, batch, stage)
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log the stage; save a checkpoint or keep the test results."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        stats = self.error_stats(stage_loss)
-        if stage == sb.Stage.VALID:
-            end_epoch(self, epoch, stats, least="PER")
-            return
-        self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats=stats
-        )
-        self.results = self.test_results(stage_loss)
 
 
 @torch.no_grad()
@@ -149,8 +138,7 @@ def make_modules(hparams, sample):
 
 def finish(brain, hparams):
     """Write the phone errors and, last, the test results."""
-    with open(hparams["per_file"], "w", encoding="utf-8") as file:
-        brain.errors.write_stats(file)
+    brain.write_errors(hparams["per_file"])
     settings = {key: hparams[key] for key in ("tokenizer", "input", "seed")}
     write_results(hparams["output_folder"], settings | brain.results)
 
@@ -164,22 +152,9 @@ def train(hparams, run_opts=None):
     datasets = dataio_prep(hparams, folder)
     modules = make_modules(hparams, datasets["train"][0]["inputs"])
     hparams["checkpointer"].add_recoverables(modules)
-    brain = ASRBrain(
-        modules=modules,
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    fit_and_test(
-        brain,
-        datasets,
-        hparams["valid_batch_size"],
-        min_key="PER",
-        batch_size=hparams["batch_size"],
-        shuffle=True,
-    )
-    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
+    brain = build_brain(ASRBrain, hparams, run_opts, modules)
+    fit_and_test(brain, datasets, min_key="PER")
+    run_on_main(finish, args=[brain, hparams])
     return brain
 
 

@@ -42,6 +42,7 @@ from speechbrain_vq.recipes.common.loggers import LoggerGroup, Sample
 from speechbrain_vq.recipes.common.progress import in_words, seconds_per_step
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
+    build_brain,
     fill_epoch,
     finish,
     fit_and_test,
@@ -334,25 +335,13 @@ def train(
     if hparams.get("window_weight"):
         # Not in hparams["modules"], whose modules are exported.
         modules["window_predictor"] = hparams["window_predictor"]
-    brain = brain_class(
-        modules=modules,
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
+    brain = build_brain(brain_class, hparams, run_opts, modules)
     brain.set_up(datasets)
     if stream is not None:
         datasets["train"], brain.train_set = stream, None
         brain.checkpointer.add_recoverable("stream", stream)
-    fit_and_test(
-        brain,
-        datasets,
-        hparams["valid_batch_size"],
-        batch_size=hparams["batch_size"],
-        shuffle=True,
-    )
-    run_on_main(finish, args=[hparams, brain.results])
+    fit_and_test(brain, datasets)
+    run_on_main(finish, args=[hparams, brain])
     return brain
 
 

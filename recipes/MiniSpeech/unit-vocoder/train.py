@@ -36,7 +36,8 @@ from speechbrain_vq.inference.vocoders import (
     unit_settings,
 )
 from speechbrain_vq.recipes.common.runs import (
-    end_epoch,
+    StagesMixin,
+    build_brain,
     fit_and_test,
     prepared,
     start,
@@ -54,8 +55,10 @@ KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
 UNUSED = ("precision", "grad_accumulation_factor", "max_grad_norm")
 
 
-class VocoderBrain(ResumeMixin, sb.Brain):
+class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
     """Train a speech generator against a discriminator."""
+
+    objective = least = "mel_l1"
 
     def init_optimizers(self):
         """Build an optimizer and a scheduler for generator and discriminator."""
@@ -154,23 +157,21 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         """Reset the errors of Griffin-Lim and the number of test utterances."""
         self.griffin_lim, self.tested = [], 0
 
+    def stage_metrics(self, stage):
+        """Compute the mean error of Griffin-Lim in the test."""
+        if not self.griffin_lim:
+            return {}
+        mean = sum(self.griffin_lim) / len(self.griffin_lim)
+        return {"griffin_lim_mel_l1": mean}
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log the stage; save a checkpoint or keep the test results."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"mel_l1": stage_loss}
-            return
-        stats = {"mel_l1": stage_loss}
-        meta = {"step": self.optimizer_step}
         if stage == sb.Stage.VALID:
             for scheduler in self.schedulers.values():
                 scheduler.step()
-            end_epoch(self, epoch, stats, least="mel_l1")
-            return
-        if self.griffin_lim:
-            mean = sum(self.griffin_lim) / len(self.griffin_lim)
-            stats["griffin_lim_mel_l1"] = mean
-        self.hparams.train_logger.log_stats(meta, test_stats=stats)
-        self.results = {**meta, "utterances": self.tested, **stats}
+        super().on_stage_end(stage, stage_loss, epoch)
+        if stage == sb.Stage.TEST:
+            self.results["utterances"] = self.tested
 
 
 def check_options(brain):
@@ -281,18 +282,13 @@ def finish(hparams, brain):
         *(hparams["tokenizer"], folder),
     )
     settings = {key: hparams[key] for key in ("tokenizer", "seed")}
+    settings["step"] = brain.optimizer_step
     write_results(hparams["output_folder"], settings | brain.results)
 
 
 def train(hparams, run_opts, folder):
     """Train and test on a folder of manifests, and return the Brain."""
-    brain = VocoderBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
+    brain = build_brain(VocoderBrain, hparams, run_opts)
     check_options(brain)
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
@@ -305,13 +301,7 @@ def train(hparams, run_opts, folder):
     )
     datasets = dataio_prep(hparams, folder, brain.tokenizer)
     logger.info("%d segments in an epoch", len(datasets["train"]))
-    fit_and_test(
-        brain,
-        datasets,
-        valid_batch_size=1,
-        batch_size=hparams["batch_size"],
-        shuffle=True,
-    )
+    fit_and_test(brain, datasets, valid_batch_size=1)
     run_on_main(finish, args=[hparams, brain])
     return brain
 

@@ -28,6 +28,7 @@ from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
+    build_brain,
     finish,
     fit_and_test,
     prepared,
@@ -228,24 +229,11 @@ if __name__ == "__main__":
         check_options(hparams)
         datasets = dataio_prep(hparams, prepared(prepare, hparams))
         check_batches(hparams, datasets["train"])
-        brain = HandwritingBrain(
-            modules=hparams["modules"],
-            opt_class=hparams["opt_class"],
-            hparams=hparams,
-            run_opts=run_opts,
-            checkpointer=hparams["checkpointer"],
-        )
+        brain = build_brain(HandwritingBrain, hparams, run_opts)
         brain.characters = {
             name: item["characters"]
             for name, item in datasets["test"].data.items()
         }
-        fit_and_test(
-            brain,
-            datasets,
-            hparams["valid_batch_size"],
-            batch_size=hparams["batch_size"],
-            shuffle=True,
-            drop_last=True,
-        )
-        use = use_of_fillable(brain)
-        run_on_main(finish, args=[hparams, brain.results, use])
+        fit_and_test(brain, datasets, drop_last=True)
+        brain.results |= use_of_fillable(brain)
+        run_on_main(finish, args=[hparams, brain])

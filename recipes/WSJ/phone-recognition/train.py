@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import run_on_main
@@ -29,6 +28,7 @@ from speechbrain_vq.recipes.common.phones import (
 )
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
+    build_brain,
     finish,
     fit_and_test,
     fit_features,
@@ -57,17 +57,6 @@ class PhoneBrain(PhoneErrorsMixin, AnnealingBrain):
         log_probs, lengths, vq = predictions
         ctc = self.ctc_loss(log_probs, lengths, batch, stage)
         return self.hparams.ctc_weight * ctc + vq.loss
-
-    def stage_metrics(self, stage):
-        """Compute the phone error rate."""
-        return {"PER": self.errors.summarize("error_rate")}
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log the stage; save a checkpoint or keep the test results."""
-        super().on_stage_end(stage, stage_loss, epoch)
-        if stage == sb.Stage.TEST:
-            del self.results["PER"]
-            self.results |= self.test_results(stage_loss)
 
 
 def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
@@ -107,30 +96,16 @@ def make_sampler(
     )
 
 
-def finish_run(brain: PhoneBrain, hparams: dict) -> None:
-    """Write the phone errors and results of the test, and export the model."""
-    path = pathlib.Path(hparams["output_folder"], "per.txt")
-    with open(path, "w", encoding="utf-8") as file:
-        brain.errors.write_stats(file)
-    finish(hparams, brain.results)
-
-
 def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
     """Train and test on a folder of manifests, and return the Brain."""
     datasets = dataio_prep(hparams, folder)
     fit_features(hparams["features"], datasets["train"].data)
-    brain = PhoneBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
+    brain = build_brain(PhoneBrain, hparams, run_opts)
     sampler = brain.train_sampler = make_sampler(hparams, datasets["train"])
-    fit_and_test(
-        brain, datasets, hparams["valid_batch_size"], batch_sampler=sampler
-    )
-    run_on_main(finish_run, kwargs={"brain": brain, "hparams": hparams})
+    fit_and_test(brain, datasets, batch_sampler=sampler)
+    errors = pathlib.Path(hparams["output_folder"], "per.txt")
+    run_on_main(brain.write_errors, args=[errors])
+    run_on_main(finish, args=[hparams, brain])
     return brain
 
 
