@@ -16,6 +16,7 @@ def attach(
     home = {name: module for module in exports for name in exports[module]}
 
     def getattr_hook(name: str) -> Any:
+        """Import a public name on its first use."""
         if name not in home:
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}"
@@ -25,6 +26,7 @@ def attach(
         return value
 
     def dir_hook() -> list[str]:
+        """Return the public names."""
         return sorted({*vars(sys.modules[package]), *home})
 
     return getattr_hook, dir_hook, sorted(home)

@@ -1,4 +1,5 @@
-"""Demo: train the same codebook with two presets and compare them."""
+"""Demo: reconstruct a recording from tokens, and train the same codebook with
+two presets."""
 
 import pathlib
 import shutil
@@ -29,24 +30,28 @@ COLUMNS = (
 def run_demo(
     output: pathlib.Path, seed: int, steps: int, minutes: float
 ) -> dict:
-    """Create a corpus, train both presets, compare them, and use the robust
-    model. An interrupted demo resumes.
+    """Reconstruct a recording with the bundled model. Then create a corpus,
+    train and compare both presets, and use the robust model. An interrupted
+    demo resumes.
 
     Returns the duration of this call in ``seconds``, and the metrics of both
     ``presets``.
     """
     start = time.perf_counter()
-    click.echo(f"1. Speech: {minutes:g} minutes of MiniSpeech")
+    click.echo("1. A recording, from tokens of the bundled model")
+    output.mkdir(parents=True, exist_ok=True)
+    reconstruct(output)
+    click.echo(f"2. Synthetic speech: {minutes:g} minutes of MiniSpeech")
     corpus = output / f"minispeech-{minutes:g}-minutes"
     make_corpus(corpus, minutes)
-    click.echo(f"2. Training: {steps} steps each, 512 codes")
+    click.echo(f"3. Training: {steps} steps each, 512 codes")
     results = [train(name, corpus, output, seed, steps) for name in PRESETS]
     click.echo("\n" + table(results))
-    click.echo("3. The robust model, exported by its run, loaded back")
+    click.echo("4. The robust model, exported by its run, loaded back")
     vanilla, robust = (run_folder(output, p, seed, steps) for p in PRESETS)
-    use(robust, corpus, output)
+    use(robust, corpus)
     page = write_report(robust, output / "report.html", [vanilla])
-    click.echo(f"\nTo see and hear all of it, open {page}")
+    click.echo(f"\nTo see and hear the trained models, open {page}")
     seconds = time.perf_counter() - start
     keys = [key for key, _, _ in COLUMNS]
     return {
@@ -126,20 +131,9 @@ def table(results) -> str:
     )
 
 
-def use(run, corpus, output) -> None:
-    """Tokenize an utterance with the exported model, and resynthesize a
-    recording with the bundled model of recorded speech."""
-    model = run / "model"
-    tokenizer = VQTokenizer.from_hparams(model)
-    utterance = next(iter(read_manifest(corpus / "test.json").values()))
-    tokens = tokenizer.encode_file(utterance["wav"]).tolist()
-    shown = " ".join(map(str, tokens[:16]))
-    click.echo(
-        f'   "{utterance["words"]}"\n'
-        f"   {len(tokens)} tokens at {tokenizer.token_rate:g} per second: "
-        f"{shown} ..."
-    )
-    click.echo("4. Recorded speech, with the bundled model")
+def reconstruct(output) -> None:
+    """Reconstruct the bundled recording from all and from half of the
+    codebooks of the bundled model."""
     original = output / "original.wav"
     shutil.copyfile(pathlib.Path(bundled("speech"), "example.wav"), original)
     speech = VQTokenizer.from_hparams("speech")
@@ -152,6 +146,20 @@ def use(run, corpus, output) -> None:
         bits = number * (speech.codebook_size - 1).bit_length()
         rate = bits * speech.token_rate
         click.echo(f"   {rate:4.0f} bit/s    {decoded}")
+
+
+def use(run, corpus) -> None:
+    """Tokenize an utterance with the exported model."""
+    model = run / "model"
+    tokenizer = VQTokenizer.from_hparams(model)
+    utterance = next(iter(read_manifest(corpus / "test.json").values()))
+    tokens = tokenizer.encode_file(utterance["wav"]).tolist()
+    shown = " ".join(map(str, tokens[:16]))
+    click.echo(
+        f'   "{utterance["words"]}"\n'
+        f"   {len(tokens)} tokens at {tokenizer.token_rate:g} per second: "
+        f"{shown} ..."
+    )
     click.echo(
         "\nNext:\n"
         "   hear yours   speechbrain-vq reconstruct my.wav\n"

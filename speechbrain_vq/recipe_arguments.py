@@ -89,6 +89,7 @@ def split_arguments(argv: list[str]) -> tuple[str, dict, dict]:
             raise ValueError(f"{arg!r} belongs to no option{hint}.")
 
     def with_underscores(option):
+        """Replace hyphens in the names of options."""
         return "--" + option[1].replace("-", "_")
 
     argv = [re.sub("^--([^=]*)", with_underscores, arg) for arg in argv]

@@ -102,9 +102,11 @@ class _Representer(RoundTripRepresenter):
     """Representer that writes null, True and False, as the recipes do."""
 
     def represent_none(self, value):
+        """Write None as null."""
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
     def represent_bool(self, value, anchor=None):
+        """Write True and False."""
         text = str(bool(value))
         return self.represent_scalar("tag:yaml.org,2002:bool", text)
 

@@ -109,6 +109,7 @@ def model_options(*names: str):
     ``from_hparams``, so a verb takes them as ``**model``."""
 
     def decorate(verb):
+        """Add the options to a verb."""
         for name in reversed(names):
             verb = _MODEL_OPTIONS[name](verb)
         return verb

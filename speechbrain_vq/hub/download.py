@@ -256,6 +256,7 @@ def _snapshot(
         )
 
     def fetch(**how):
+        """Download the files."""
         options = {"cache_dir": cache_dir, "allow_patterns": patterns}
         options |= {"token": token, "library_name": "speechbrain_vq", **how}
         return pathlib.Path(

@@ -117,6 +117,7 @@ def load_named(
         tensors = read_checkpoint(weights, name)
 
     def find(hparams: dict[str, Any], file: str) -> dict[str, nn.Module]:
+        """Return the module by its name, if there is one."""
         for level in (hparams, hparams.get("modules")):
             module = level.get(name) if isinstance(level, dict) else None
             if isinstance(module, nn.Module):

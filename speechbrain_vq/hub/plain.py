@@ -32,6 +32,8 @@ MAX_TENSORS = 2**11  # In the weights; models of the recipes have up to 250
 # Limit of calls of torch functions while modules are built. Models make about
 # ten for each tensor.
 CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**13
+# Modules that compute tensors, and so take memory before weights are compared.
+MAX_COMPUTED = 8
 # Random functions, which have no effect on the meta device.
 DRAWN = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
 
@@ -115,6 +117,7 @@ class ModelYaml:
             self._top.pop(SKIPPED, None)
             # Value and size of nodes by id.
             self._sized: dict[int, tuple[Any, int | None]] = {}
+            self._computed = 0
             self._values = self._value(self._root, 0)[0]
             if not isinstance(self._values, dict):
                 raise _Refused("it must be a plain mapping", self._root)
@@ -175,6 +178,11 @@ class ModelYaml:
             raise _Refused("it is not a registered class", node)
         if not is_call and tag not in (f"{YAML}map", f"{YAML}seq"):
             raise _Refused("it is not plain data", node)
+        if is_call and entry.computed:
+            self._computed += 1
+            if self._computed > MAX_COMPUTED:
+                reason = f"more than {MAX_COMPUTED} modules compute tensors"
+                raise _Refused(reason, node)
         if isinstance(node, MappingNode):
             pairs = self._top if node is self._root else _pairs(node)
             sized = {k: self._value(v, depth) for k, v in pairs.items()}

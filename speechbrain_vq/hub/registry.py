@@ -10,6 +10,8 @@ from torch import nn
 # Limit of any number among the arguments. It may be high, because layers on the
 # meta device take no memory.
 LARGEST = 2**20
+# Arguments that only the reader chooses.
+_READERS = ("device", "dtype")
 # Limits of numbers of layers and codebooks, which take time on any device.
 _MANY = dict.fromkeys(
     ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
@@ -40,15 +42,17 @@ class Buildable(NamedTuple):
     def out_of_bounds(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> str | None:
-        """Describe a number among the arguments that is too large; None if
-        there is none. Raises TypeError if the arguments do not fit the class.
-        """
+        """Describe an argument that the yaml must not set, or a number that is
+        too large; None if there is none. Raises TypeError if the arguments do
+        not fit the class."""
         signature = inspect.signature(self.find())
         bound = signature.bind_partial(*args, **kwargs).arguments
         for name, value in bound.items():
             # **options are bound as one dictionary.
             inner = value if isinstance(value, dict) else {name: value}
             for key, item in inner.items():
+                if key in _READERS and item is not None:
+                    return f"{key} is set by the reader"
                 limit = self.limits.get(key, LARGEST)
                 for number in leaves(item):
                     is_number = isinstance(number, int | float)

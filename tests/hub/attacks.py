@@ -250,6 +250,11 @@ AIMED = {
     "{context: true, left_frames: 100000, right_frames: 100000}",
     "large vocoder": "x: !new:speechbrain_vq.lobes.vocoder."
     "SourceFilterVocoder {channels: 4096, num_layers: 256}",
+    "device of a layer": "x: !new:torch.nn.Linear\n"
+    "    {in_features: 16384, out_features: 16384, device: cpu}",
+    "device by position": "x: !new:torch.nn.Linear [8, 8, true, cuda]",
+    "many filter banks": "x:\n" + "    - !new:speechbrain.lobes.features.Fbank "
+    "{n_fft: 8192, n_mels: 512}\n" * 200,
     "many codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "
     "{input_dim: 1, codebook_size: 1, num_codebooks: 1000000}",
     "large codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "
