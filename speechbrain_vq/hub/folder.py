@@ -15,7 +15,7 @@ from torch import nn
 
 from speechbrain_vq._compat import upgrade_state_dict
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.dataio.manifests import read_json, write_json
 from speechbrain_vq.versions import check_format
 
 # Version of the folder format; later versions are refused.
@@ -297,14 +297,31 @@ def copy_folder(
     folder: pathlib.Path,
     output: str | pathlib.Path,
     modules: dict[str, nn.Module],
+    is_changed: bool,
 ) -> None:
-    """Copy a model folder, with the current weights of its modules."""
+    """Copy a model folder, with the current weights of its modules. The card
+    and its files describe the original weights, so they are only copied unless
+    those have changed."""
     output = pathlib.Path(output)
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file: give a folder.")
     if folder.resolve() != output.resolve():
         inner = [
             p for kind in (HPARAMS, WEIGHTS) for p in folder.glob(f"*/{kind}")
         ]
         inner = [path.relative_to(folder).as_posix() for path in inner]
-        names = (HPARAMS, CONFIG, LABELS, *CARD_FILES, *inner)
+        names = [HPARAMS, CONFIG, LABELS, *inner]
+        if not is_changed:
+            names += [*CARD_FILES, *_named_in_card(folder)]
         copy_files(folder, output, names)
+    config = output / CONFIG
+    if is_changed and config.is_file():
+        write_json(config, {**read_json(config), "checkpoint": {}}, indent=2)
     save_weights(modules, output)
+
+
+def _named_in_card(folder: pathlib.Path) -> list[str]:
+    """Return the names of images and audio in a folder that its card shows."""
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return re.findall(r'(?:src="|\]\()([\w.-]+\.(?:png|wav))["\)]', text)

@@ -31,7 +31,7 @@ MAX_NUMBER = 80  # Characters
 MAX_TENSORS = 2**11  # In the weights; models of the recipes have up to 250
 # Limit of calls of torch functions while modules are built. Models make about
 # ten for each tensor.
-CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**13
+CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**12
 # Modules that compute tensors, and so take memory before weights are compared.
 MAX_COMPUTED = 8
 # Random functions, which have no effect on the meta device.

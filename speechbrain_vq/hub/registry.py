@@ -96,7 +96,7 @@ _FILTERS = {
 }
 _LIMITS = {
     **dict.fromkeys(("Fbank", "LogMel", "SSLFeatures"), _FILTERS),
-    "SourceFilterVocoder": {**_MANY, **_FILTERS},
+    "SourceFilterVocoder": {**_MANY, **_FILTERS, "num_layers": 32},
     "WaveNetDecoder": {**_MANY, "cycle": 24},
 }
 _COMPUTED = "Fbank", "InputNormalization", "LogMel", "SSLFeatures"

@@ -184,6 +184,7 @@ subfolder
             raise HparamsError(f"{folder / HPARAMS}: {error}") from error
         model.source, model.revision = str(source), commit_of(folder)
         model.location, model.described = folder, not overrides
+        model._loaded_fingerprint = model.fingerprint
         return model
 
     @classmethod
@@ -195,13 +196,17 @@ subfolder
 
     def save_pretrained(self, folder: str | pathlib.Path) -> None:
         """Write the model, with its current weights and all codebooks, to a
-        folder for ``from_hparams``. Other files in the folder are kept.
+        folder for ``from_hparams``. Other files in the folder are kept. The
+        card, with its results and examples, is left out if the weights have
+        changed since they were loaded.
 
         Raises
         ------
         ValueError
             If the model was built in Python or loaded with ``overrides``, so
             that no yaml describes it.
+        FileExistsError
+            If the folder is a file.
         """
         if not self.described:
             raise ValueError(
@@ -209,7 +214,8 @@ subfolder
                 "loaded with overrides: load it with from_hparams and without "
                 "overrides, or use export_pretrained."
             )
-        copy_folder(self.location, folder, dict(self.mods.items()))
+        is_changed = self.fingerprint != self._loaded_fingerprint
+        copy_folder(self.location, folder, dict(self.mods.items()), is_changed)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Push the output of ``save_pretrained`` to the Hub, in one commit.
@@ -222,10 +228,9 @@ subfolder
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            paths = pathlib.Path(folder).iterdir()
-            subfolders = [path.name for path in paths if path.is_dir()]
+            files = [path.name for path in pathlib.Path(folder).iterdir()]
             return speechbrain_vq.push_to_hub(
-                folder, repo_id, files=subfolders, update=True, **options
+                folder, repo_id, files=files, update=True, **options
             )
 
     @property
@@ -303,13 +308,14 @@ def _run_options(run_opts, device, dtype):
 
 
 def _mapping(run_opts):
-    """Return run options as a dict; raise TypeError for other types."""
-    if not isinstance(run_opts, Mapping | None):
+    """Return run options as a dict; raise TypeError if they are none."""
+    try:
+        return dict(run_opts or {})
+    except (TypeError, ValueError):
         raise TypeError(
             f"run_opts is {run_opts!r}: give a dict of options, such as "
             '{"device": "cpu"}.'
-        )
-    return dict(run_opts or {})
+        ) from None
 
 
 def check_device(device: str | torch.device | None) -> None:

@@ -525,16 +525,27 @@ def info(call, repo, revision="main"):
     return reply(data, headers={"X-Repo-Commit": commit.oid})
 
 
-@route("GET", "{api}/tree/{revision}")
-def tree(call, repo, revision):
-    found = []
+def items(repo, revision):
+    found = {}
     for path, entry in sorted(at(repo, revision).files.items()):
         size = len(entry.content)
         item = {"type": "file", "path": path, "oid": entry.etag, "size": size}
         if entry.lfs:
             item["lfs"] = {"oid": entry.etag, "size": size, "pointerSize": 130}
-        found.append(item)
-    return reply(found)
+        found[path] = item
+    return found
+
+
+@route("GET", "{api}/tree/{revision}")
+def tree(call, repo, revision):
+    return reply(list(items(repo, revision).values()))
+
+
+@route("POST", "{api}/paths-info/{revision}")
+def paths_info(call, repo, revision):
+    found = items(repo, revision)
+    paths = parse_qs(call.body.decode()).get("paths", [])
+    return reply([found[path] for path in paths if path in found])
 
 
 @route("GET HEAD", "{web}/resolve/{revision}/{path}")

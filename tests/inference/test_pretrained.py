@@ -143,14 +143,22 @@ def test_a_broken_config_is_named(model, text):
 def test_saved_it_loads_as_it_was(model, plain, tmp_path):
     for name in "example.wav example.tokens.json codebook_usage.png".split():
         (model / name).write_text(name)
+    (model / "voice.wav").write_text("heard in the card")
+    (model / "README.md").write_text('<audio src="voice.wav">')
     plain.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert names == {path.name for path in model.iterdir()}
     again = VQTokenizer.from_pretrained(tmp_path / "saved")
     assert again.fingerprint == plain.fingerprint
     assert again.source == str(tmp_path / "saved") and again.revision is None
-    # Over the folder that it is from, with other weights.
+    # Other weights, without what the card states of the former ones.
     again.mods.encoder.last.bias[0] += 1
+    again.save_pretrained(tmp_path / "tuned")
+    names = {path.name for path in (tmp_path / "tuned").iterdir()}
+    assert names == {"config.json", "hyperparams.yaml", "model.safetensors"}
+    third = VQTokenizer.from_pretrained(tmp_path / "tuned")
+    assert third.fingerprint == again.fingerprint != plain.fingerprint
+    # Over the folder that they are from.
     again.save_pretrained(tmp_path / "saved")
     third = VQTokenizer.from_pretrained(tmp_path / "saved")
     assert third.fingerprint == again.fingerprint != plain.fingerprint
