@@ -30,6 +30,7 @@ from speechbrain_vq.hub.folder import (
     save_weights,
     split_tensors,
 )
+from speechbrain_vq.presets import preset_names, quantizer_options
 
 from .card import make_card
 from .example import write_example
@@ -218,11 +219,24 @@ def _make_config(
         **({"speakers": speakers} if speakers else {}),
         "parameters": sum(p.numel() for p in network.parameters()),
         **_plain_values(settings, ["arm", "seed"]),
+        "changed_options": _changed_options(run.hparams),
         "checkpoint": {
             key: value
             for key, value in checkpoint.meta.items()
             if isinstance(value, int | float) and math.isfinite(value)
         },
+    }
+
+
+def _changed_options(hparams: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the quantizer that differ from the preset."""
+    used, preset = hparams.get("vq"), hparams.get("preset")
+    if preset not in preset_names() or not isinstance(used, dict):
+        return {}
+    return {
+        key: used[key]
+        for key, value in quantizer_options(preset).items()
+        if used.get(key, value) != value
     }
 
 

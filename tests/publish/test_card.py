@@ -20,7 +20,8 @@ from tests.publish.runs import RESULTS, USED, YAML, write_minispeech, write_run
 
 
 def write_tested_run(folder):
-    write_run(folder, **USED)
+    options = "preset: robust\nvq: {norm: running, affine: False}"
+    write_run(folder, yaml=YAML.replace("arm: robust", options), **USED)
     write_minispeech(folder)
     (folder / "results.json").write_text(json.dumps(RESULTS))
     return folder
@@ -73,7 +74,11 @@ def test_the_table_says_what_the_model_is(model):
     assert table["bit rate, by the entropy of the codes (bits/s)"] == "221.4"
     assert table["used codes (%)"] == "84.38" and table["perplexity"] == "21.5"
     assert str(PhoneInformation.quantities["pnmi"]) in table
-    for text in ("preset `robust`", "seed 7", "30 steps", "1 minutes of Mini"):
+    for text in (
+        "`robust` with `norm=running`, seed 7",
+        "30 steps",
+        "1 minutes of Mini",
+    ):
         assert text in card.text
     for heading in ("Install", "Use", "Training", "Limitations", "Citation"):
         assert f"\n## {heading}\n" in card.text
