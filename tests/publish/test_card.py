@@ -20,7 +20,7 @@ from tests.publish.runs import RESULTS, USED, YAML, write_minispeech, write_run
 
 
 def write_tested_run(folder):
-    options = "preset: robust\nvq: {norm: running, affine: False}"
+    options = "preset: robust\nvq: {{norm: running, affine: False}}"
     write_run(folder, yaml=YAML.replace("arm: robust", options), **USED)
     write_minispeech(folder)
     (folder / "results.json").write_text(json.dumps(RESULTS))
