@@ -112,7 +112,7 @@ def changed_tokens(folder, method):
 
 
 @click.command()
-@click.option("--model", help="Model folder; default: the bundled `mini`.")
+@click.option("--model", help="Model folder; default: the bundled `units`.")
 @click.option(
     "--threads", default=2, show_default=True, help="Number of CPU threads."
 )
@@ -123,7 +123,7 @@ def main(model, threads, one):
         measure(pathlib.Path(one[0]), model, one[1], threads)
         return
     option = " --model MODEL" if model else ""
-    model = model or bundled("mini")
+    model = model or bundled("units")
     metrics = {}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -108,13 +108,12 @@ def bundled(name: str) -> str:
     ``speech`` is a codec of recorded speech at 16 kHz with eight residual
     codebooks, of which any first ones can be decoded (recipe
     DebianSpeech/speech-codec). ``units`` has 512 phonetic units, at 50 a second
-    (DebianSpeech/unit-discovery). ``mini`` is a small model of synthetic
-    English, for tests.
+    (DebianSpeech/unit-discovery).
 
     Example
     -------
     >>> from speechbrain_vq import VQTokenizer
-    >>> VQTokenizer.from_hparams(bundled("mini")).token_rate
+    >>> VQTokenizer.from_hparams(bundled("units")).token_rate
     50.0
     """
     if name not in bundled_names():

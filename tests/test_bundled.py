@@ -10,9 +10,8 @@ from speechbrain_vq import VQTokenizer, bundled
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.hub import load_pretrained
-from tests.commands import cli
+from tests.commands import MINI, cli
 
-MINI = pathlib.Path(bundled("mini"))
 SPEECH = pathlib.Path(bundled("speech"))
 # What example.wav of SPEECH says, a LibriVox recording (public domain).
 WORDS = "he might even have been made amiable himself"
@@ -27,19 +26,21 @@ def reconstruct(folder, **options):
 
 
 @pytest.mark.parametrize(
-    "name, recording", [("mini", MINI), ("speech", SPEECH), ("units", SPEECH)]
+    "name, recording", [(MINI, MINI), ("speech", SPEECH), ("units", SPEECH)]
 )
 def test_tokens_of_a_recording_are_the_same_in_every_version(name, recording):
     """Bit for bit."""
-    tokenizer = VQTokenizer.from_hparams(bundled(name))
-    example = read_json(pathlib.Path(bundled(name), "example.tokens.json"))
-    tokens = tokenizer.encode_file(recording / "example.wav")
+    folder = pathlib.Path(name if name == MINI else bundled(name))
+    tokenizer = VQTokenizer.from_hparams(name)
+    example = read_json(folder / "example.tokens.json")
+    recording = pathlib.Path(recording, "example.wav")
+    tokens = tokenizer.encode_file(recording)
     assert tokens.tolist() == example["tokens"]
     # What would be the same for a model that learned nothing.
     for book in tokens.view(len(tokens), -1).T:
         assert len(book.unique()) > len(book) / 3
     if name == "units":  # A recording at another level has the same ones.
-        wav = read_audio(recording / "example.wav", 16000)
+        wav = read_audio(recording, 16000)
         assert torch.equal(tokenizer.encode_batch(0.05 * wav)[0][0], tokens)
 
 
@@ -102,8 +103,8 @@ def test_a_recogniser_finds_the_words_of_a_reconstruction(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_it_is_the_same_at_another_default_precision(dtype):
     def use():
-        tokenizer = VQTokenizer.from_hparams(bundled("mini"))
-        tokens = tokenizer.encode_file(MINI / "example.wav")[:40]
+        tokenizer = VQTokenizer.from_hparams("units")
+        tokens = tokenizer.encode_file(SPEECH / "example.wav")[:40]
         return tokens, tokenizer.decode_batch(tokens.unsqueeze(0))
 
     tokens, wavs = use()
@@ -118,7 +119,6 @@ SOURCES = "Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2", "commercial"
 @pytest.mark.parametrize(
     "name, recipe, words",
     [
-        ("mini", "MiniSpeech/unit-discovery", ("synthetic", "1600 steps")),
         ("speech", "DebianSpeech/speech-codec", SOURCES),
         ("units", "DebianSpeech/unit-discovery", SOURCES),
     ],
@@ -133,21 +133,22 @@ def test_the_cards_name_sources_and_licences(name, recipe, words):
 
 
 def test_the_bundled_models_are_complete_and_small():
-    assert {path.name for path in MINI.iterdir()} == {
-        *("README.md", "config.json", "hyperparams.yaml", "model.safetensors"),
-        *("codebook_usage.png", "example.tokens.json", "example.wav"),
-        "spectrogram.png",
-    }
-    sizes = [p.stat().st_size for p in MINI.parent.rglob("*") if p.is_file()]
+    for name in ("speech", "units"):
+        assert {path.name for path in pathlib.Path(bundled(name)).iterdir()} > {
+            *("README.md", "config.json", "hyperparams.yaml"),
+            *("model.safetensors", "codebook_usage.png", "spectrogram.png"),
+            "example.tokens.json",
+        }
+    sizes = [p.stat().st_size for p in SPEECH.parent.rglob("*") if p.is_file()]
     assert sum(sizes) < 25e6
 
 
 def test_names_are_models_unless_a_folder_has_the_name(tmp_path, monkeypatch):
-    assert load_pretrained("mini")["token_rate"] == 50.0
+    assert load_pretrained("units")["token_rate"] == 50.0
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mini").mkdir()
+    (tmp_path / "units").mkdir()
     with pytest.raises(FileNotFoundError):
-        load_pretrained("mini")
+        load_pretrained("units")
 
 
 def test_reconstruct_needs_no_model(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from speechbrain_vq.cli import main
 from speechbrain_vq.presets import preset_path
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
+from tests.commands import MINI
 from tests.training.test_templates import SHAPES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def place(tmp_path, monkeypatch, hub):
     for name in ("speech.wav", "target.wav", "recordings/one.wav"):
         shutil.copyfile(example, name)
     for name in ("units", "mine"):
-        shutil.copytree(bundled("mini"), f"results/{name}/model")
+        shutil.copytree(MINI, f"results/{name}/model")
     recording = pathlib.Path("speech.wav").read_bytes()
     rows = [{"id": "one", "audio": {"bytes": recording, "path": None}}] * 16
     pathlib.Path("corpus").mkdir()
@@ -81,7 +82,7 @@ def test_code_runs(page, place):
 # What the yaml of a reader has beside a block.
 BESIDE = """
 save_folder: save
-tokenizer: mini
+tokenizer: units
 encoder: !new:torch.nn.Linear [64, 64]
 quantizer: !apply:speechbrain_vq.VectorQuantizer.from_preset [robust, 64, 32]
 """

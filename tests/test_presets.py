@@ -112,7 +112,7 @@ def test_what_is_no_key_of_a_preset_is_told():
         (recipe_path, "MiniSpech", "No recipe 'MiniSpech'"),
         (recipe_path, "MiniSpeech/train.py", "mean 'MiniSpeech/unit-discovery"),
         (recipe_path, "MiniSpeech/unit-vocodr/x", "mean 'MiniSpeech/unit-voco"),
-        (bundled, "mni", "No bundled model 'mni'.*'mini'"),
+        (bundled, "unit", "No bundled model 'unit'.*'units'"),
     ],
 )
 def test_an_unknown_name_is_met_with_the_closest(find, name, message):

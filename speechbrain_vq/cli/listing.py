@@ -21,7 +21,6 @@ from speechbrain_vq.recipe_files import (
 )
 
 _USES = {
-    "mini": "for tests, synthetic English: ",
     "speech": "codec, the default: ",
     "units": "discrete units close to phones: ",
 }

@@ -100,7 +100,7 @@ class ModelYaml:
     Example
     -------
     >>> from speechbrain_vq import bundled
-    >>> yaml = ModelYaml(f"{bundled('mini')}/hyperparams.yaml")
+    >>> yaml = ModelYaml(f"{bundled('units')}/hyperparams.yaml")
     >>> yaml.build(num_tensors=50)["modules"]["quantizer"].codebook.device
     device(type='meta')
     """

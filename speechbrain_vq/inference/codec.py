@@ -192,7 +192,7 @@ class EncodecAdapter(torch.nn.Module):
     -------
     >>> from speechbrain_vq import VQTokenizer
     >>> from speechbrain_vq.inference import EncodecAdapter
-    >>> tokenizer = VQTokenizer.from_hparams("mini")
+    >>> tokenizer = VQTokenizer.from_hparams("units")
     >>> encodec = EncodecAdapter(tokenizer)
     >>> tokens, codewords = encodec.encode(torch.zeros(1, 16000))
     >>> encodec.decode(tokens).shape

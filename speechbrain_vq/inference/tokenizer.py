@@ -168,7 +168,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
         Example
         -------
-        >>> tokenizer = VQTokenizer.from_hparams("mini")
+        >>> tokenizer = VQTokenizer.from_hparams("units")
         >>> tokens, lengths = tokenizer.encode_batch(torch.rand(2, 16000))
         >>> tokens.shape, lengths
         (torch.Size([2, 50]), tensor([1., 1.]))
@@ -228,7 +228,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
         Example
         -------
-        >>> tokenizer = VQTokenizer.from_hparams("mini")
+        >>> tokenizer = VQTokenizer.from_hparams("units")
         >>> tokenizer.decode_batch(torch.randint(512, (2, 50))).shape
         torch.Size([2, 16000])
         """

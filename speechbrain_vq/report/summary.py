@@ -70,7 +70,7 @@ def summarize(
 
     Example
     -------
-    >>> summarize("mini").codebook_size
+    >>> summarize("units").codebook_size
     512
     """
     folder = pathlib.Path(place)

@@ -8,10 +8,9 @@ import sys
 import click
 import pytest
 
-from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import INTERRUPTED
-from tests.commands import cli
+from tests.commands import MINI, cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERBS = list(main.commands)
@@ -126,9 +125,9 @@ def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
         ["tokenize", "{file}", "--out"],
         ["reconstruct", "{file}", "--out"],
         ["convert", "{file}", "--target=x", "--out"],
-        ["evaluate", "mini", "--manifest={file}", "--report"],
-        ["evaluate", "mini", "--manifest={file}", "--out"],
-        ["report", "mini", "--out"],
+        ["evaluate", MINI, "--manifest={file}", "--report"],
+        ["evaluate", MINI, "--manifest={file}", "--out"],
+        ["report", MINI, "--out"],
     ],
     ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
 )
@@ -152,7 +151,7 @@ def test_a_failed_command_leaves_no_folder(verb, tmp_path):
     noise.write_bytes(b"no audio")
     output = tmp_path / "new" / "deeper"
     output = output / "a.jsonl" if verb == "tokenize" else output
-    options = [f"--model={bundled('mini')}", f"--out={output}"]
+    options = [f"--model={MINI}", f"--out={output}"]
     result = cli(verb, noise, *options, code=1)
     assert "0 files done, 1 left out" in result.output
     assert not (tmp_path / "new").exists()

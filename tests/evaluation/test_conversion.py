@@ -14,6 +14,7 @@ from speechbrain_vq.evaluation.conversion import (
 )
 from speechbrain_vq.evaluation.utterances import EvaluatedModel, Utterance
 from speechbrain_vq.lobes.speakers import SpeakerTable
+from tests.commands import MINI
 
 RATE = 1000
 LEVELS = {"ann": 0.1, "bob": 0.3, "cy": 0.5}
@@ -121,7 +122,7 @@ def test_voices_may_be_those_of_another_manifest(manifest):
 
 def test_a_voice_known_by_name_is_not_heard():
     """As that of a model with a table of speakers."""
-    tokenizer = VQTokenizer.from_hparams("mini", device="cpu")
+    tokenizer = VQTokenizer.from_hparams(MINI, device="cpu")
     size = tokenizer.mods.speaker.output_dim
     tokenizer.mods["speaker"] = SpeakerTable(3, size)
     tokenizer.mods.speaker.fill(["ann", "bob"])

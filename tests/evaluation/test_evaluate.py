@@ -11,13 +11,13 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.evaluation import evaluate, write_report
 from speechbrain_vq.evaluation.judges import Whisper, load_judge
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.inference import tokenize_files
-from tests.commands import cli
+from tests.commands import MINI, cli
 from tests.evaluation.synthetic import spans, tones
 
 RATE = 16000
@@ -48,7 +48,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return VQTokenizer.from_hparams(bundled("mini"), run_opts={"device": "cpu"})
+    return VQTokenizer.from_hparams(MINI, run_opts={"device": "cpu"})
 
 
 def spoilt(audio, sample_rate, entry):
@@ -290,7 +290,7 @@ def test_bad_audio_is_left_out_and_counted(tmp_path):
     entries["in_ms"]["phones"] = [[0, 500, "a"], [500, 1000, "b"]]
     entries["a"]["phones"] = [[0, 1.05, "a"]]  # Rounded
     (tmp_path / "m.json").write_text(json.dumps(entries))
-    command = "evaluate", "mini", f"--manifest={tmp_path}/m.json"
+    command = "evaluate", MINI, f"--manifest={tmp_path}/m.json"
     options = "--device=cpu", "--replicates=0", "--reconstruct=0"
     result = cli(*command, *options)
     summary = result.stdout.splitlines()[-1]
@@ -383,7 +383,7 @@ def test_a_decoder_that_writes_samples_is_heard(corpus):
     def generate(vectors, speaker, lengths):
         return torch.randn(1, vectors.shape[1] * 320)
 
-    model = VQTokenizer.from_hparams("mini", vocoder="griffin-lim")
+    model = VQTokenizer.from_hparams(MINI, vocoder="griffin-lim")
     options = {"max_reconstructed": 1, "replicates": 0, "judges": [hears]}
     model.mods.decoder.generate = generate
     evaluation = evaluate(model, corpus / "test.json", **options)

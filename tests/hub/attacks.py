@@ -314,12 +314,11 @@ def play_all(loader: str, attacks: list = ATTACKS) -> dict[str, dict]:
     import torch
 
     import speechbrain_vq.lobes.wavenet  # noqa: F401
-    from speechbrain_vq import bundled
     from speechbrain_vq.hub import load_pretrained
 
     # Threads do not survive a fork.
     torch.set_num_threads(1)
-    load_pretrained(bundled("mini"))
+    load_pretrained("units")
     return {attack.name: _fork(loader, attack) for attack in attacks}
 
 

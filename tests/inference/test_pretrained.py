@@ -7,8 +7,9 @@ import torch
 from huggingface_hub import HfApi
 from speechbrain.utils.run_opts import RunOptions
 
-from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.hub import HubError
+from tests.commands import MINI
 
 OPTIONS = [field.name for field in dataclasses.fields(RunOptions)]
 # Values that would have an effect, or end in an error.
@@ -57,7 +58,7 @@ def test_the_normalizer_of_audio_is_not_of_the_yaml(model):
     yaml = model / "hyperparams.yaml"
     yaml.write_text(f"audio_normalizer: 5\n{yaml.read_text()}")
     tokenizer = VQTokenizer.from_hparams(model)
-    assert tokenizer.load_audio(f"{bundled('mini')}/example.wav").dim() == 1
+    assert tokenizer.load_audio(f"{MINI}/example.wav").dim() == 1
 
 
 @pytest.mark.parametrize(

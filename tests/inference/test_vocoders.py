@@ -28,9 +28,8 @@ from speechbrain_vq.inference.vocoders import HifiGAN, UnitVocoder
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
-from speechbrain_vq.presets import bundled
 from speechbrain_vq.recipe_files import recipe_path
-from tests.commands import cli
+from tests.commands import MINI, cli
 from tests.hub.small_model import Touch, read_files
 from tests.lobes.encoders import ECAPA, build_speaker
 from tests.publish.runs import YAML, write_run
@@ -134,7 +133,7 @@ def spoken(matching, vocoder):
 
 @pytest.mark.parametrize("n_mels", [20, 80])
 def test_denormalized_features_are_the_log_mels_of_speechbrain(n_mels):
-    speech = read_audio(pathlib.Path(bundled("mini"), "example.wav"), RATE)
+    speech = read_audio(pathlib.Path(MINI, "example.wav"), RATE)
     features = LogMel(n_mels=n_mels, win_length=1024, hop_length=HOP)
     features.fit([speech.unsqueeze(0)])
     normalized, _ = features(speech.unsqueeze(0), torch.ones(1))
@@ -272,7 +271,7 @@ def test_a_vocoder_of_a_yaml_is_no_link_and_no_pickle(matching, tmp_path):
 
 
 def test_the_commands_take_one(matching, vocoder, tmp_path):
-    wav = pathlib.Path(bundled("mini"), "example.wav").resolve()
+    wav = pathlib.Path(MINI, "example.wav").resolve()
     manifest, wavs, errors = tmp_path / "test.json", [], []
     manifest.write_text(json.dumps({"u": {"wav": str(wav), "spk_id": "x"}}))
     for choice in ("griffin-lim", vocoder):
@@ -519,10 +518,10 @@ def test_no_tokens_are_no_speech(tokenizer, tmp_path):
 
 def test_the_default_is_the_bundled_one_where_it_takes_the_log_mels(matching):
     """Others have Griffin-Lim, which is also to be had by its name."""
-    spoken = VQTokenizer.from_hparams("mini", run_opts=CPU)
+    spoken = VQTokenizer.from_hparams(MINI, run_opts=CPU)
     assert isinstance(spoken.vocoder.generator, SourceFilterVocoder)
     assert "the bundled vocoder" in spoken.made_by()
-    plain = VQTokenizer.from_hparams("mini", vocoder="griffin-lim", **CPU)
+    plain = VQTokenizer.from_hparams(MINI, vocoder="griffin-lim", **CPU)
     assert plain.vocoder is None
     assert VQTokenizer.from_hparams(matching, run_opts=CPU).vocoder is None
     tokens = torch.randint(512, (2, 30), generator=torch.Generator())

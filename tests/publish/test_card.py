@@ -92,7 +92,7 @@ def test_every_file_that_the_card_names_is_there(model):
         assert name in text and (model / name).is_file()
 
 
-@pytest.mark.parametrize("name", ["units", "mini"])
+@pytest.mark.parametrize("name", ["units", "speech"])
 def test_the_code_of_the_card_runs(name, model, tmp_path, monkeypatch):
     """Of what was exported and of what comes with the package."""
     folder = model if name == "units" else pathlib.Path(bundled(name))

@@ -8,6 +8,7 @@ from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.hub import download
+from tests.commands import MINI
 from tests.recipe_tests.phone_corpora import make_librispeech
 from tests.recipe_tests.processes import finish
 from tests.ssl_encoders import FAMILIES, make_encoder
@@ -120,4 +121,4 @@ def test_the_weights_that_there_are_are_fetched(monkeypatch, tmp_path):
 
 def test_models_without_an_encoder_take_none():
     with pytest.raises(ValueError, match="leave ssl_encoder out"):
-        VQTokenizer.from_hparams("mini", ssl_encoder="org/name")
+        VQTokenizer.from_hparams(MINI, ssl_encoder="org/name")

@@ -4,7 +4,7 @@ import json
 import pathlib
 import shutil
 
-from speechbrain_vq.presets import bundled
+from tests.commands import MINI
 
 HPARAMS = """\
 # Generated 2026-01-01 from:
@@ -36,7 +36,7 @@ def make_run(
     utterances with invented phones."""
     run = folder / "run"
     (run / "manifests").mkdir(parents=True)
-    shutil.copytree(bundled("mini"), run / "model")
+    shutil.copytree(MINI, run / "model")
     (run / "hyperparams.yaml").write_text(HPARAMS.format(preset=preset))
     lines = []
     for step in range(20, 401, 20):
@@ -62,7 +62,7 @@ def make_run(
     spans = [[i / 8, (i + 1) / 8, name] for i, name in enumerate(names)]
     entries = {
         name: {
-            "wav": f"{bundled('mini')}/example.wav",
+            "wav": f"{MINI}/example.wav",
             "length": 2.0,
             "spk_id": name,
             "words": words,

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from speechbrain_vq.report import write_report
+from tests.commands import MINI
 from tests.report.runs import make_run
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -41,7 +42,7 @@ def pages(tmp_path_factory):
         "collapsed": (collapsed, []),
         "no audio": (silent, []),
         "several codebooks": ("speech", []),
-        "one codebook": ("mini", []),
+        "one codebook": (MINI, []),
     }
     return {
         name: write_report(source, folder / f"{name}.html", compare)

@@ -15,7 +15,6 @@ import soundfile
 import torch
 
 from speechbrain_vq.evaluation.ipa import manner, to_ipa
-from speechbrain_vq.presets import bundled
 from speechbrain_vq.report import write_report
 from speechbrain_vq.report.charts import Line, line_chart
 from speechbrain_vq.report.history import read_history
@@ -23,7 +22,7 @@ from speechbrain_vq.report.images import mel_spectrogram, mel_ticks, png
 from speechbrain_vq.report.recordings import read_recordings
 from speechbrain_vq.report.reproduce import changes, command
 from speechbrain_vq.report.summary import judge, summarize
-from tests.commands import cli
+from tests.commands import MINI, cli
 from tests.report.runs import make_run
 
 
@@ -131,20 +130,20 @@ def test_a_poor_reconstruction_is_no_good_codebook():
 
 def test_examples_differ(tmp_path):
     """Of one speaker: whole ones, and none beside another."""
-    sound, rate = soundfile.read(bundled("mini") + "/example.wav")
+    sound, rate = soundfile.read(MINI + "/example.wav")
     sound = np.tile(sound, -(-9 * rate // len(sound)))
     for number in range(12):
         seconds = 9 if number % 4 == 3 else 3
         name = tmp_path / f"{number:02}.wav"
         soundfile.write(name, sound[: seconds * rate], rate)
-    html = write_report("mini", tmp_path / "x.html", data=tmp_path)
+    html = write_report(MINI, tmp_path / "x.html", data=tmp_path)
     html = html.read_text("utf-8")
     names = sorted(map(int, re.findall(r"<h3>(\d+)</h3>", html)))
     assert len(names) == 6 and all(name % 4 != 3 for name in names)
     assert names[0] < 3 and names[-1] > 8
     (tmp_path / "cut").mkdir()
     shutil.copy(tmp_path / "03.wav", tmp_path / "cut")
-    html = write_report("mini", tmp_path / "y.html", data=tmp_path / "cut")
+    html = write_report(MINI, tmp_path / "y.html", data=tmp_path / "cut")
     assert "first 8.0 s of 9.0 s" in html.read_text("utf-8")
 
 
@@ -198,7 +197,7 @@ def test_text_of_others_is_escaped(tmp_path):
 
 
 def test_reports_of_models_and_of_runs_without_one(tmp_path):
-    model = write_report("mini", tmp_path / "mini.html").read_text("utf-8")
+    model = write_report(MINI, tmp_path / "mini.html").read_text("utf-8")
     assert "PNMI</" not in model and "PNMI needs phones" in model
     assert 'id="training"' not in model
     run = make_run(tmp_path)
@@ -214,7 +213,7 @@ def test_evaluate_ends_with_it(option, tmp_path):
     page.parent.mkdir()
     options = "--replicates=0", "--reconstruct=0", option.format(page=page)
     manifest = f"--manifest={run}/manifests/test.json"
-    assert f"Wrote {page}" in cli("evaluate", "mini", manifest, *options).output
+    assert f"Wrote {page}" in cli("evaluate", MINI, manifest, *options).output
     assert "2 utterances of test.json" in page.read_text("utf-8")
 
 
@@ -236,7 +235,7 @@ def test_command_and_changes(tmp_path):
 
 
 def test_data(tmp_path):
-    shutil.copy(bundled("mini") + "/example.wav", tmp_path / "a.wav")
+    shutil.copy(MINI + "/example.wav", tmp_path / "a.wav")
     assert list(read_recordings(tmp_path)) == ["a"]
     entry = {"wav": "{data_root}/a.wav", "phones": [[0, 1, "a"]]}
     (tmp_path / "test.json").write_text(json.dumps({"utt": entry}))
@@ -256,6 +255,6 @@ def test_wrong_places_are_named(tmp_path):
     for arguments, hint in (
         (["sppech"], "no folder 'sppech'"),
         ([tmp_path], "not the folder"),
-        (["mini", f"--data={tmp_path}"], "no audio files"),
+        ([MINI, f"--data={tmp_path}"], "no audio files"),
     ):
         assert hint in cli("report", *arguments, code=1).output
