@@ -5,6 +5,7 @@ import functools
 import math
 import re
 from difflib import get_close_matches
+from types import SimpleNamespace
 
 import speechbrain as sb
 import torch
@@ -16,28 +17,26 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
+from speechbrain_vq.nnet.utils import world_size
 from speechbrain_vq.presets import TRAINER_OPTIONS
 from speechbrain_vq.training.attachment import find_quantizers
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import AtomicCheckpointer, ResumeMixin
+from speechbrain_vq.training.skipping import SkipMixin
 from speechbrain_vq.training.trainer import CodebookTrainer
 from speechbrain_vq.training.waiting import reported_waits
 
 logger = get_logger(__name__)
 
-# Number of steps skipped in a row after which training stops with an error.
-_MAX_SKIPPED = 200
 
-
-class VQMixin(ResumeMixin):
+class VQMixin(SkipMixin, ResumeMixin):
     """Mixin that attaches a ``CodebookTrainer`` to a Brain, and monitors the
     usage of its quantizers.
 
     It must be the first base class. The Brain may define its own ``fit_batch``
-    and optimizers. Steps with a loss that is not finite on some rank are
-    skipped; a quantizer's loss is NaN for a batch without valid frames. Exact
-    resume needs a ``resume.AtomicCheckpointer``.
+    and optimizers. Steps with a loss that is not finite are skipped, see
+    ``SkipMixin``; a quantizer's loss is NaN for a batch without valid frames.
+    Exact resume needs a ``resume.AtomicCheckpointer``.
 
     These hparams are read, if present; null turns a feature off:
     ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``, see
@@ -66,8 +65,7 @@ class VQMixin(ResumeMixin):
     """
 
     codebook_trainer = monitor = None
-    _eval_stage, _attached, _epochs = "valid", False, None
-    _nonfinite, _skipped, _agrees = False, 0, True
+    _eval_stage, _attached, _epochs, _agrees = "valid", False, None, True
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -129,85 +127,22 @@ class VQMixin(ResumeMixin):
         self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
         self.attach_trainer()
 
-    def check_loss_isfinite(self, loss):
-        """Skip the step if the loss of any rank is not finite; also exchange
-        signals and batches of padding between ranks."""
-        nonfinite = (~torch.isfinite(loss.detach())).any().float()
-        signaled = self._stop is not None and self._stop.asked is not None
-        signaled = torch.full_like(nonfinite, signaled)
-        empty = self.monitor.is_empty().to(nonfinite)
-        nonfinite, signaled, empty = sum_over_ranks(
-            torch.stack([nonfinite, signaled, empty])
-        ).tolist()
-        if signaled:
-            self._stop.begin()
-        if empty and not nonfinite:
-            logger.warning(
-                f"After step {self.optimizer_step}, {empty:.0f} of "
-                f"{world_size()} ranks had a batch of padding, which does not "
-                "count."
-            )
-        if nonfinite:
-            self._nonfinite = True
-            loss = torch.full_like(loss.detach(), torch.nan)
-        super().check_loss_isfinite(loss)
-
-    def optimizers_step(self):
-        """Step the optimizers, unless the loss was not finite."""
-        if self._nonfinite and not self.scaler.is_enabled():
-            self.modules.zero_grad(set_to_none=True)
-            self._skipped += 1
-            logger.warning(
-                f"The loss after step {self.optimizer_step} is not finite: the "
-                f"step is skipped, {self._skipped} in a row. The loss of a "
-                "batch of padding never is."
-            )
-            self._check_skipped(self._skipped >= _MAX_SKIPPED)
-        else:
-            super().optimizers_step()
-            self._skipped = 0
-        self._nonfinite = False
-
-    def update_average(self, loss, avg_loss):
-        """Average losses as a Brain does; warn of those that are not finite."""
-        if not (self.modules.training or torch.isfinite(loss)):
-            logger.warning(
-                "A batch of the evaluation does not count: its loss is not "
-                "finite. The loss of a batch of padding never is."
-            )
-        return super().update_average(loss, avg_loss)
-
-    def _check_skipped(self, too_often):
-        if too_often:
-            raise ValueError(
-                f"The last {self._skipped} steps were skipped, as no loss was "
-                "finite or no batch had a valid frame: nothing is learned. "
-                "Look for NaN in recordings and feature statistics, and for "
-                "batches of padding, or lower the learning rate."
-            )
+    def has_no_frames(self):
+        """Return whether the latest batch was all padding."""
+        return self.monitor.is_empty()
 
     def attach_trainer(self):
         """Create the trainer, once per fit, before optimizers are loaded."""
         if self._attached:
             return
         self._attached = True
-        hparams = getattr(self, "hparams", None)
-        given = vars(hparams) if hparams else {}
-        for name in set(given) - set(TRAINER_OPTIONS):
-            for option in get_close_matches(name, TRAINER_OPTIONS, 1, 0.9):
-                logger.warning(f"Nothing reads {name}: is it {option}?")
-        previous, (steps, total) = self.codebook_trainer, run_length(self)
+        previous, options = self.codebook_trainer, _trainer_options(self)
         if previous is not None:
             previous.close()
-        self.codebook_trainer = CodebookTrainer(
-            self.modules,
-            [self.optimizers_dict, *vars(self).values()],
-            **{a: given[n] for n, a in TRAINER_OPTIONS.items() if n in given},
-            steps_per_epoch=steps,
-            total_steps=total or None,  # 0 in a run without epochs
-        )
+        found = [self.optimizers_dict, *vars(self).values()]
+        self.codebook_trainer = CodebookTrainer(self.modules, found, **options)
         prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)
-        if total is not None and prefers_later:
+        if options["total_steps"] is not None and prefers_later:
             self.codebook_trainer.expect_warmup()
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())
@@ -240,9 +175,9 @@ class VQMixin(ResumeMixin):
             if self.step == 0:  # Unless the epoch was resumed
                 self.monitor.start(training=True)
             self.monitor.start(training=False)
-            self._nonfinite, before = False, self.optimizer_step
+            before = self.optimizer_step
             yield epoch
-            self._check_skipped(self._skipped and self.optimizer_step == before)
+            self.check_skipped(self.optimizer_step == before)
 
 
 class VQBrain(VQMixin, sb.Brain):
@@ -306,6 +241,21 @@ class TrainerState:
         quantizers = brain.quantizers
         for name, saved in state["trainer"].get("quantizers", {}).items():
             quantizers[name].load_training_state(saved)
+
+
+def _trainer_options(brain) -> dict:
+    """Return the options of the trainer in a Brain's hparams, and the length of
+    the run."""
+    given = vars(getattr(brain, "hparams", None) or SimpleNamespace())
+    for name in set(given) - set(TRAINER_OPTIONS):
+        for option in get_close_matches(name, TRAINER_OPTIONS, 1, 0.9):
+            logger.warning(f"Nothing reads {name}: is it {option}?")
+    steps, total = run_length(brain)
+    return {
+        **{a: given[n] for n, a in TRAINER_OPTIONS.items() if n in given},
+        "steps_per_epoch": steps,
+        "total_steps": total or None,  # 0 in a run without epochs
+    }
 
 
 def run_length(brain) -> tuple[int | None, int | None]:

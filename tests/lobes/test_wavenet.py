@@ -239,12 +239,12 @@ def test_exported_models_generate_waveforms(tokenizer, tmp_path):
     assert len(tokens) == 10
     written, rate = soundfile.read(tmp_path / "b.wav")
     assert rate == RATE and len(written) == len(wav)
-    # Every sample is a mu-law level, unlike Griffin-Lim's.
-    levels = mu_law_encoding(torch.tensor(written), LEVELS)
-    again = mu_law_decoding(levels, LEVELS)
-    assert (again - torch.tensor(written)).abs().max() < 1e-4
     tokens, lengths = tokens.unsqueeze(0), torch.tensor([0.5])
     average = tokenizer.decode_batch(tokens, lengths)
+    # Every sample is a mu-law level, unlike Griffin-Lim's.
+    spoken = average[:, : RATE // 10]
+    levels = mu_law_encoding(spoken, LEVELS)
+    torch.testing.assert_close(mu_law_decoding(levels, LEVELS), spoken)
     assert torch.equal(average, tokenizer.decode_batch(tokens, lengths))
     assert average[0, : RATE // 10].any() and not average[0, RATE // 10 :].any()
     other = tokenizer.decode_batch(tokens, lengths, torch.full((1, 4), 3.0))

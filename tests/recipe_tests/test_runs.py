@@ -49,7 +49,8 @@ def test_a_batch_beyond_any_sense_is_refused():
 def test_the_time_of_a_step_is_measured_without_a_trace():
     class Brain(VQBrain):
         def compute_forward(self, batch, stage):
-            return self.modules.vq(batch.x.data + 0 * torch.rand(1))
+            x = self.modules.encoder(batch.x.data + 0 * torch.rand(1))
+            return self.modules.vq(x)
 
         def compute_objectives(self, output, batch, stage):
             return output.quantized.square().mean() + output.loss
@@ -57,15 +58,16 @@ def test_the_time_of_a_step_is_measured_without_a_trace():
     items = {str(i): {"x": torch.randn(5, 8)} for i in range(6)}
     dataset = DynamicItemDataset(items)
     dataset.set_output_keys(["id", "x"])
-    vq = VectorQuantizer(8, 16)
-    brain = Brain({"vq": vq}, hparams={"batch_size": 4})
+    vq, encoder = VectorQuantizer(8, 16), torch.nn.Linear(8, 8)
+    modules = {"vq": vq, "encoder": encoder}
+    brain = Brain(modules, hparams={"batch_size": 4})
     before = copy.deepcopy(vq.state_dict())
     torch.manual_seed(0)
     state = torch.get_rng_state()
     assert progress.seconds_per_step(brain, dataset) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[k], v) for k, v in vq.state_dict().items())
-    assert all(p.grad is None for p in vq.parameters())
+    assert all(p.grad is None for p in brain.modules.parameters())
 
 
 def test_more_speech_gets_more_codes_and_steps():
