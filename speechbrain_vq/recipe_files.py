@@ -160,7 +160,7 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
         recipe = load(Path(hparams_file).read_text("utf-8"))
     except (UnicodeDecodeError, YAMLError) as error:
         raise ValueError(
-            f"{hparams_file} is no yaml file: {one_line(error)}"
+            f"{hparams_file} is not a yaml file: {one_line(error)}"
         ) from error
     if not isinstance(recipe, dict):
         raise ValueError(

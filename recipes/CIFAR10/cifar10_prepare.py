@@ -22,7 +22,7 @@ from tqdm import tqdm
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import (
     folder_contents,
-    no_folder,
+    missing_folder,
     read_json,
     write_json,
 )
@@ -154,7 +154,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     if not folder.is_dir():
         if str(data_folder) == HUB_NAMES[dataset]:
             return {split: [split] for split in WHOLE}, _read_datasets
-        raise FileNotFoundError(f"{no_folder(folder)} {SOURCES[dataset]}.")
+        raise FileNotFoundError(f"{missing_folder(folder)} {SOURCES[dataset]}.")
     if folder.name == TAR_FOLDER:
         folder = folder.parent
     for train, test, read in _FORMS:

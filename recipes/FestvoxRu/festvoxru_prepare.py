@@ -76,7 +76,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         return folder
     utts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     left_out = 0
-    with few_warnings(logger, most=10):
+    with few_warnings(logger, maximum=10):
         for name, text in sorted(_read_texts(voice / TEXTS).items()):
             try:
                 utts[_split(name)][name] = _read_utterance(voice, name, text)
@@ -207,7 +207,7 @@ def _read_labels(path: pathlib.Path) -> list[list]:
         phones.append([round(start, 4), round(end, 4), name])
         start = end
     if not phones:
-        raise ValueError(f"{path}: holds no labels after the line '#'.")
+        raise ValueError(f"{path}: has no labels after the line '#'.")
     # A truncated label may be another valid one, as p of pau.
     if not text.endswith("\n"):
         raise ValueError(f"{path}: cut short, within {lines[-1]!r}.")

@@ -21,7 +21,7 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     given_manifests,
     is_done,
-    no_folder,
+    missing_folder,
     sizes,
     utterance,
     write_corpus,
@@ -178,7 +178,7 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
             f"the Hub, because {source.parent} is a folder here. {HOW_TO_GET}."
         )
     if not is_name:
-        raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
+        raise FileNotFoundError(f"{missing_folder(source)} {HOW_TO_GET}.")
     return None
 
 
@@ -198,7 +198,7 @@ def _walk(
                 yield name, table.with_name(f"{name}.flac"), text
 
 
-@few_warnings(logger, most=10)
+@few_warnings(logger, maximum=10)
 def _read(
     root: pathlib.Path,
     utterances: Iterable[tuple[str, pathlib.Path, str]],

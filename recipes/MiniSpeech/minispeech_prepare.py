@@ -38,7 +38,7 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     has_manifests,
     is_done,
-    no_folder,
+    missing_folder,
     read_corpus,
     utterance,
     write_corpus,
@@ -292,7 +292,7 @@ def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
         return "minispeech"
     if not folder.exists():
         raise FileNotFoundError(
-            f"{no_folder(folder)} Name a folder of recordings, or add "
+            f"{missing_folder(folder)} Name a folder of recordings, or add "
             "--make_minispeech to generate a synthetic corpus there."
         )
     if _is_interrupted(folder):

@@ -13,7 +13,7 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     given_manifests,
     is_done,
-    no_folder,
+    missing_folder,
     sizes,
     utterance,
     write_corpus,
@@ -137,7 +137,7 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
                 return root, version
     folders = " or ".join(audio for audio, _ in VERSIONS.values())
     if not source.is_dir():
-        raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
+        raise FileNotFoundError(f"{missing_folder(source)} {HOW_TO_GET}.")
     raise FileNotFoundError(
         f"{source} holds {folder_contents(source)}; expected VCTK, "
         f"a folder with {folders}, or one with manifests (train.json, "
@@ -150,7 +150,7 @@ def _check_parts(root, audio, end, recordings) -> None:
     if not recordings:
         raise FileNotFoundError(
             f"{audio} has no files such as p225/p225_001{end}; it holds "
-            f"{folder_contents(audio, '*/*', most=3)}. {HOW_TO_GET}."
+            f"{folder_contents(audio, '*/*', maximum=3)}. {HOW_TO_GET}."
         )
     for part in (TEXTS, INFO):
         if not (root / part).exists():

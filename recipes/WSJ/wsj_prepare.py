@@ -16,7 +16,7 @@ from speechbrain_vq.dataio.manifests import (
     PathLike,
     digest,
     is_done,
-    no_folder,
+    missing_folder,
     utterance,
     write_corpus,
 )
@@ -108,7 +108,7 @@ def prepare(
 def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
     """Map lower-case paths that start at wsj0 or wsj1 to files on all discs."""
     if not source.is_dir():
-        raise FileNotFoundError(f"{no_folder(source)} {LAYOUT}")
+        raise FileNotFoundError(f"{missing_folder(source)} {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
         # Parents of the discs may have any name, so start at the last disc.

@@ -199,7 +199,7 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
         paths = [item["wav"] for part in items for item in part.values()]
     else:
         paths = list(find_audio([folder]))
-    with few_warnings(logger, most=10):
+    with few_warnings(logger, maximum=10):
         _, errors = check_files(paths)
         for error in errors.values():
             logger.warning("%s", error)

@@ -43,7 +43,7 @@ def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
         lexicon.setdefault(word, [re.sub(r"\d+$", "", p) for p in phones])
     if not lexicon:
         raise ValueError(
-            f"{path} is no lexicon: no line has a word and phones."
+            f"{path} is not a lexicon: no line has a word and phones."
         )
     return lexicon
 

@@ -40,7 +40,7 @@ from speechbrain_vq.versions import versions
 logger = logging.getLogger(__name__)
 
 # Limit of items in an epoch of repeated recordings.
-MOST_ITEMS = 10_000_000
+MAX_ITEMS = 10_000_000
 
 CONSOLE = pathlib.Path(__file__).with_name("console.yaml")
 
@@ -274,7 +274,7 @@ def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
     ValueError if that takes more than ten million items."""
     names = list(dataset.data_ids)
     times = math.ceil(steps * batch_size / len(names))
-    if times > 1 and times * len(names) > MOST_ITEMS:
+    if times > 1 and times * len(names) > MAX_ITEMS:
         raise ValueError(
             f"--batch_size={batch_size}: the {len(names)} recordings would be "
             f"repeated {times} times to fill an epoch of {steps} steps. Give "

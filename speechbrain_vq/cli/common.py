@@ -50,7 +50,7 @@ class OutputPath(click.Path):
         ancestors = (folder, *folder.parents)
         parent = next(filter(os.path.lexists, ancestors))
         if not parent.is_dir():
-            self.fail(f"'{parent}' is no folder.", parameter, context)
+            self.fail(f"'{parent}' is not a folder.", parameter, context)
         try:
             check_writable(parent)
         except OSError as error:

@@ -90,7 +90,7 @@ def check_audio(
             blocks = _mono(file, 10.0, _name(path))
             return sum(map(len, blocks)) / file.samplerate
         if file.frames == 0:
-            raise AudioError("holds no sound.")
+            raise AudioError("contains no sound.")
         return file.frames / file.samplerate
 
 
@@ -130,7 +130,7 @@ def usable_files(
 ) -> dict[str | os.PathLike, float]:
     """Return the lengths in seconds of the readable files by path. Warn of the
     others: of the first ten of each kind, and with a summary."""
-    with few_warnings(most=10):
+    with few_warnings(maximum=10):
         lengths, errors = check_files(paths, decode)
         for error in errors.values():
             logger.warning("Left out %s", error)
@@ -153,7 +153,7 @@ def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
         file.name = name
         return file
     if cell.get("path") is None:
-        raise AudioError(f"{name}: holds no audio.")
+        raise AudioError(f"{name}: contains no audio.")
     return cell["path"]
 
 
@@ -300,7 +300,7 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
     if total < stated and file.frames < _UNKNOWN_LENGTH:
         raise AudioError(f"cut short, {total} of {stated} samples can be read.")
     if total == 0:
-        raise AudioError("holds no sound.")
+        raise AudioError("contains no sound.")
     if check_channels:
         _check_channels(name, power, mixed_power)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
-    """Context manager that shows only the first ``most`` warnings of each kind.
+def few_warnings(*loggers: logging.Logger, maximum: int = 3) -> Iterator[None]:
+    """Context manager that shows only the first ``maximum`` warnings of each kind.
 
     The others are logged at level DEBUG and counted in one line at the end.
     Warnings are of one kind if they differ only in the arguments of their
@@ -33,7 +33,7 @@ def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
         with lock:
             count = kinds.get(kind, (0, None))[0] + 1
             kinds[kind] = count, record.getMessage()
-        if count <= most:
+        if count <= maximum:
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
@@ -47,9 +47,9 @@ def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
         for logger in loggers:
             logger.removeFilter(limit)
         for (name, _), (count, latest) in kinds.items():
-            if count > most:
+            if count > maximum:
                 logging.getLogger(name).warning(
                     "%d more warnings of this kind, which are logged at level "
                     "DEBUG. The last one: %s",
-                    *(count - most, latest),
+                    *(count - maximum, latest),
                 )

@@ -303,9 +303,11 @@ def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
         yield f"{path.name} {path.stat().st_size}\n".encode()
 
 
-def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
+def folder_contents(
+    folder: PathLike, pattern: str = "*", maximum: int = 5
+) -> str:
     """List the first names in a folder, for an error message."""
-    return first_names(sorted(pathlib.Path(folder).glob(pattern)), most)
+    return first_names(sorted(pathlib.Path(folder).glob(pattern)), maximum)
 
 
 def first_names(names: Iterable[PathLike], most: int = 5) -> str:
@@ -315,7 +317,7 @@ def first_names(names: Iterable[PathLike], most: int = 5) -> str:
     return ", ".join(names[:most] + more) or "nothing"
 
 
-def no_folder(folder: PathLike) -> str:
+def missing_folder(folder: PathLike) -> str:
     """Return the error message for a folder that does not exist, and suggest
     one with a similar name."""
     path = pathlib.Path(folder)

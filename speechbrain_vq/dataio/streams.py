@@ -187,7 +187,7 @@ class _Stream(torch.utils.data.IterableDataset):
                 parts, number = [self.part(number)], number + 1
             part, *parts = parts
             usable = part["block"] or part["row"]
-            with few_warnings(logger, most=10):
+            with few_warnings(logger, maximum=10):
                 for item, position in self._read(**part):
                     usable = True
                     unread = [{**part, **position}, *parts]

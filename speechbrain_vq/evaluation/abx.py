@@ -20,11 +20,11 @@ from .utterances import Utterance
 # Maximum number of item pairs to warp for an error. It covers all pairs of some
 # hundred utterances. For larger data, confidence intervals are +-0.003 (any
 # context, 50 speakers) to +-0.01 (same context, across speakers).
-MOST_PAIRS = 4_000_000
+MAX_PAIRS = 4_000_000
 # Maximum number of speakers of X for a phone, speaker and context.
 MAX_X_ACROSS = 5
 # Minimum cost of a cell, in pairs. Many cells have only one or two pairs.
-_LEAST_PAIRS = 400
+_MIN_PAIRS = 400
 _SPEAKERS = "within", "across"
 # Maximum number of frame pairs in memory, and in a block to warp.
 _FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
@@ -117,7 +117,7 @@ def _all_cells(items, speaker, context, max_x_across, seed) -> Iterator[Cell]:
 
 
 def _draw_cells(cells, max_pairs, seed):
-    if sum(max(cell.pairs, _LEAST_PAIRS) for cell in cells) <= max_pairs:
+    if sum(max(cell.pairs, _MIN_PAIRS) for cell in cells) <= max_pairs:
         return cells
     rounds, order = collections.Counter(), []
     for cell in random.Random(seed).sample(cells, len(cells)):
@@ -125,7 +125,7 @@ def _draw_cells(cells, max_pairs, seed):
         rounds[cell[:2]] += 1
     drawn, budget = [], max_pairs
     for _, cell in sorted(order, key=lambda entry: entry[0]):
-        budget -= max(cell.pairs, _LEAST_PAIRS)
+        budget -= max(cell.pairs, _MIN_PAIRS)
         if budget < 0 and drawn:
             break
         drawn.append(cell)
@@ -316,7 +316,7 @@ class Abx(Metric):
             weights = torch.stack(weights)
             for speaker in _SPEAKERS:
                 cells = make_cells(
-                    items, speaker, context, MAX_X_ACROSS, self.seed, MOST_PAIRS
+                    items, speaker, context, MAX_X_ACROSS, self.seed, MAX_PAIRS
                 )
                 condition = _condition(speaker, context)
                 self._cells[condition] = cells

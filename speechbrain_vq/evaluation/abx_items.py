@@ -17,7 +17,7 @@ from speechbrain_vq.dataio.manifests import Item, make_items, read_items
 MAX_SIZE_GROUP = 10
 # Maximum number of items by context. Items of the same context are triphones,
 # three times as long as phones.
-MOST_ITEMS = {"within": 20_000, "any": 40_000}
+MAX_ITEMS = {"within": 20_000, "any": 40_000}
 
 
 class ItemSample(NamedTuple):
@@ -51,7 +51,7 @@ def sample_items(
     items. Returns an ``ItemSample`` by context, and notes on unusable items.
     """
     samples, notes = {}, []
-    for context, limit in MOST_ITEMS.items():
+    for context, limit in MAX_ITEMS.items():
         source = "made from the manifest's phones"
         read = functools.partial(_items_of_phones, entries, context)
         if path and context == "within":

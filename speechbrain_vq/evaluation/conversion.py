@@ -93,9 +93,11 @@ class Conversion(JudgedSpeech):
 
     label = "Conversion to other voices"
     quantities = {
-        "token_agreement": Quantity("tokens kept", "share of frames", SHARE),
+        "token_agreement": Quantity(
+            "unchanged tokens", "share of frames", SHARE
+        ),
         "token_agreement_own_voice": Quantity(
-            "tokens kept in the source's voice", "share of frames", SHARE
+            "unchanged tokens in the source's voice", "share of frames", SHARE
         ),
     }
 

@@ -15,7 +15,7 @@ from .utterances import Utterance
 
 # Maximum number of frames for the phone probe, per utterance and in total.
 FRAMES_PER_UTTERANCE = 100
-MOST_FRAMES = 10_000
+MAX_FRAMES = 10_000
 # Manifest fields of the labels of utterances.
 _LABELS = {"speaker": "spk_id", "gender": "gender"}
 
@@ -237,7 +237,7 @@ class LinearProbes(Metric):
         labels = [name for names in phones for name in names]
         order = list(range(len(labels)))
         random.Random(self.seed).shuffle(order)
-        order = order[:MOST_FRAMES]
+        order = order[:MAX_FRAMES]
         labels = [labels[index] for index in order]
         if len(set(labels)) < 2 or len(phones) < 2:
             return {}

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from .dtw import dtw
 from .judges import JudgedSpeech
 from .metric import NON_NEGATIVE, Estimate, Quantity
-from .utterances import MOST_DECODED, EvaluatedModel, Utterance
+from .utterances import MAX_DECODED, EvaluatedModel, Utterance
 
 _DECIBELS = 10 / math.log(10)
 # Lower bound of magnitudes, number of cepstral coefficients, and of mel bands.
@@ -115,7 +115,7 @@ class Reconstruction(JudgedSpeech):
             return
         utterance = self.model.beginning(utterance)
         x, rate = utterance.wav, self.model.sample_rate
-        y = self.model.reconstruct(utterance)[: round(MOST_DECODED * rate)]
+        y = self.model.reconstruct(utterance)[: round(MAX_DECODED * rate)]
         cepstra = [mel_cepstra(wav, rate) for wav in (x, y)]
         distortion = mel_cepstral_distortion(*cepstra)
         self._ratios.add("mel_cepstral_distortion", distortion, 1, weights)

@@ -21,7 +21,7 @@ SETTINGS = {
     "abx_triples": "ABX triples compared",
     "abx_triples_of": "ABX triples available",
     "abx_frames": "ABX frames of an item",
-    "seconds_heard": "seconds decoded",
+    "seconds_decoded": "seconds decoded",
     "segmentation_tolerance": "boundary tolerance",
     "reconstructed": "utterances reconstructed",
     "converted": "utterances converted",

@@ -15,7 +15,7 @@ from speechbrain_vq.inference.engine import RayEngine
 # Utterances that an engine encodes in one task.
 _PART = 32
 # Seconds of an utterance to decode. The cost of DTW is quadratic in them.
-MOST_DECODED = 20.0
+MAX_DECODED = 20.0
 
 
 class Utterance(NamedTuple):
@@ -70,17 +70,17 @@ class EvaluatedModel:
     def beginning(self, utterance: Utterance) -> Utterance:
         """Return the first 20 s of an utterance, with its audio."""
         wav = read_audio(
-            utterance.entry["wav"], self.sample_rate, duration=MOST_DECODED
+            utterance.entry["wav"], self.sample_rate, duration=MAX_DECODED
         )
         utterance = utterance._replace(wav=wav)
-        if utterance.seconds <= MOST_DECODED:
+        if utterance.seconds <= MAX_DECODED:
             return utterance
-        frames = math.ceil(MOST_DECODED * utterance.token_rate)
+        frames = math.ceil(MAX_DECODED * utterance.token_rate)
         return utterance._replace(
             tokens=utterance.tokens[:frames],
             latents=utterance.latents[:frames],
             codewords=utterance.codewords[:frames],
-            seconds=MOST_DECODED,
+            seconds=MAX_DECODED,
         )
 
     def settings(self) -> dict:
@@ -93,7 +93,7 @@ class EvaluatedModel:
             vocoder = f"none: {decoder} writes samples"
         return {
             "vocoder": vocoder,
-            "seconds_heard": f"the first {MOST_DECODED:g} of an utterance",
+            "seconds_decoded": f"the first {MAX_DECODED:g} of an utterance",
         }
 
     def reconstruct(self, utterance: Utterance) -> torch.Tensor:
@@ -112,7 +112,7 @@ class EvaluatedModel:
         if speaker in self.tokenizer.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
         else:
-            voice = voice[: round(MOST_DECODED * self.sample_rate)][None]
+            voice = voice[: round(MAX_DECODED * self.sample_rate)][None]
             embedding = self.tokenizer.speaker_batch(voice)
         return self.tokenizer.decode_batch(tokens, None, embedding)[0].cpu()
 

@@ -35,7 +35,7 @@ CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**12
 # Modules that compute tensors, and so take memory before weights are compared.
 MAX_COMPUTED = 8
 # Random functions, which have no effect on the meta device.
-DRAWN = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
+RANDOM = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
 
 YAML = "tag:yaml.org,2002:"
 NEW, NAME, REF, TUPLE = "!new:", "!name:", "!ref", "!tuple"
@@ -335,7 +335,7 @@ class _CallLimit(TorchFunctionMode):
             # Meta tensors have no values to draw or sum, and for these
             # functions PyTorch would import its compiler.
             module = getattr(function, "__module__", None)
-            if function in DRAWN or module == "torch.nn.init":
+            if function in RANDOM or module == "torch.nn.init":
                 return first
             if function is torch.norm_except_dim:
                 return _norm_except_dim(*args, **kwargs)

@@ -13,7 +13,7 @@ LARGEST = 2**20
 # Arguments that only the reader chooses.
 _READERS = ("device", "dtype")
 # Limits of numbers of layers and codebooks, which take time on any device.
-_MANY = dict.fromkeys(
+_COUNT_LIMITS = dict.fromkeys(
     ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
 )
 
@@ -27,7 +27,7 @@ class Buildable(NamedTuple):
     windows), so that it cannot run on the meta device."""
 
     cls: type | str
-    limits: Mapping[str, float] = _MANY
+    limits: Mapping[str, float] = _COUNT_LIMITS
     computed: bool = False
 
     @property
@@ -96,14 +96,14 @@ _FILTERS = {
 }
 _LIMITS = {
     **dict.fromkeys(("Fbank", "LogMel", "SSLFeatures"), _FILTERS),
-    "SourceFilterVocoder": {**_MANY, **_FILTERS, "num_layers": 32},
-    "WaveNetDecoder": {**_MANY, "cycle": 24},
+    "SourceFilterVocoder": {**_COUNT_LIMITS, **_FILTERS, "num_layers": 32},
+    "WaveNetDecoder": {**_COUNT_LIMITS, "cycle": 24},
 }
 _COMPUTED = "Fbank", "InputNormalization", "LogMel", "SSLFeatures"
 # Classes by the dotted names that yamls use.
 BUILDABLE = {
     f"{module}.{name}": Buildable(
-        f"{module}:{name}", _LIMITS.get(name, _MANY), name in _COMPUTED
+        f"{module}:{name}", _LIMITS.get(name, _COUNT_LIMITS), name in _COMPUTED
     )
     for module, names in _CLASSES.items()
     for name in names.split()

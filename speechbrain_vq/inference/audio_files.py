@@ -85,7 +85,7 @@ class AudioFilesMixin:
         Raises
         ------
         TypeError, ValueError
-            If the tokens are no tokens, or of several utterances.
+            If the tokens are invalid, or of several utterances.
         OSError
             If the output cannot be written.
         """

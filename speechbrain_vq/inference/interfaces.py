@@ -238,7 +238,7 @@ subfolder
         """Hash of the weights, as 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for name, value in sorted(self.mods.state_dict().items()):
-            # The warm-up flag is no weight, and older files lack it.
+            # The warm-up flag is not a weight, and older files lack it.
             if torch.is_tensor(value) and not name.endswith(".in_warmup"):
                 digest.update(name.encode())
                 digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -62,7 +62,7 @@ class PartsMixin:
         if vocoder is not None:
             if not isinstance(vocoder, MelVocoder | UnitVocoder):
                 raise ValueError(
-                    f"{vocoder!r} is no vocoder: give a folder, a model on "
+                    f"{vocoder!r} is not a vocoder: give a folder, a model on "
                     "the Hub, or the result of load_vocoder."
                 )
             vocoder.check(self)

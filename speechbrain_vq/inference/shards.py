@@ -417,6 +417,6 @@ def _read_notes(shard):
         notes = json.loads(metadata.metadata[_NOTES])
     except (KeyError, TypeError, ValueError) as error:
         raise FileExistsError(
-            f"{shard} is no shard that `tokenize` wrote: name another folder."
+            f"{shard} is not a shard that `tokenize` wrote: name another folder."
         ) from error
     return {**notes, "rows": metadata.num_rows}

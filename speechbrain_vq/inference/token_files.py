@@ -48,7 +48,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     Raises
     ------
     TokenFileError
-        If the file is no token file; the message names the line.
+        If the file is not a token file; the message names the line.
     """
     if pathlib.Path(path).is_dir():
         raise TokenFileError(
@@ -145,7 +145,7 @@ def parse_line(text: bytes) -> dict:
         line = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TokenFileError(
-            f"this is no json ({error}). If it was cut short, the same "
+            f"this is not json ({error}). If it was cut short, the same "
             "`tokenize` command completes it."
         ) from error
     if not isinstance(line, dict):

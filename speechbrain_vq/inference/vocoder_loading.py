@@ -20,7 +20,7 @@ CHECKPOINT = "generator.ckpt"
 # Settings of SpeechBrain's recipes, which the yamls of its vocoders lack.
 _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
 # Maximum number of frames of padding at each end; SpeechBrain's vocoders use 5.
-MOST_PADDING = 100
+MAX_PADDING = 100
 # Settings of the log-mels of SpeechBrain's published vocoders.
 PUBLISHED = {
     f"speechbrain/tts-hifigan-{name}": {"sample_rate": rate, **_USUAL}
@@ -97,9 +97,9 @@ def load_vocoder_folder(
                 "number."
             )
     padding = generator.inference_padding
-    if not isinstance(padding, int) or not 0 <= padding <= MOST_PADDING:
+    if not isinstance(padding, int) or not 0 <= padding <= MAX_PADDING:
         raise ValueError(
             f"The yaml of '{source}' has inference_padding={padding!r}: must "
-            f"be a whole number of frames from 0 to {MOST_PADDING}."
+            f"be a whole number of frames from 0 to {MAX_PADDING}."
         )
     return HifiGAN(generator, settings, source)

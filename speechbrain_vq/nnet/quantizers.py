@@ -796,7 +796,7 @@ def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
         """Warn if the graph of the loss was freed before."""
         if graph() is None and not used:
             warnings.warn(
-                "The loss of a VectorQuantizer went nowhere, so its codebook "
+                "The loss of a VectorQuantizer was not used, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "
                 "such as SpeechBrain's Sequential keeps the first item of the "
                 "output only: call the quantizer outside of it.",

@@ -100,7 +100,7 @@ def test_arguments_are_checked_without_torch(tmp_path):
     for part in (
         *("'--codebook_size'", "--data_folder=... is missing", "'robust'"),
         *("among the recordings in in", "invalid choice: 'fp17'"),
-        "Error: no.yaml is no yaml file: while parsing",
+        "Error: no.yaml is not a yaml file: while parsing",
         "Error: text.yaml has no keys of a recipe",
         "The folder in is empty.",
     ):

@@ -39,7 +39,7 @@ def test_the_first_names_of_a_folder_are_listed(tmp_path):
     assert folder_contents(tmp_path) == "a, b, c, d, e"
     (tmp_path / "f").touch()
     assert folder_contents(tmp_path) == "a, b, c, d, e, ..."
-    assert folder_contents(tmp_path, "[b-e]", most=3) == "b, c, d, ..."
+    assert folder_contents(tmp_path, "[b-e]", maximum=3) == "b, c, d, ..."
 
 
 GOOD = {

@@ -363,7 +363,7 @@ def test_where_to_write_is_looked_at_first(tokens, tmp_path):
     (tmp_path / "file").touch()
     for option in ("--out", "--audio"):
         wrong = cli(*tokens, option, tmp_path / "file" / "a" / "b", code=2)
-        assert "/file' is no folder" in wrong.output
+        assert "/file' is not a folder" in wrong.output
         assert "PNMI" not in wrong.output
     # And what cannot be known before is told.
     (tmp_path / "out" / "results.md").mkdir(parents=True)

@@ -76,8 +76,8 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         (b'{"id": "u", "token_rate": 50}', '"tokens" is missing'),
         (b"[1]", "a json object"),
         ({"tokens": [1 << 40]}, "not below"),
-        (json.dumps(GOOD).encode()[:-9], "this is no json"),
-        (b"\xff\xfe\n", "this is no json"),
+        (json.dumps(GOOD).encode()[:-9], "this is not json"),
+        (b"\xff\xfe\n", "this is not json"),
     ],
 )
 def test_what_is_none_is_named_before_the_work(write, change, message):

@@ -382,7 +382,7 @@ def test_a_data_set_gets_tokens(build, folder, caplog):
     empty = datasets.Dataset.from_dict({"audio": [None, data["audio"][0]]})
     empty = empty.cast_column("audio", datasets.Audio())
     assert tokenize_dataset(empty, tokenizer)["tokens"][:] == [None, wanted[0]]
-    assert "No tokens for row 0: row 0: holds no audio" in caplog.text
+    assert "No tokens for row 0: row 0: contains no audio" in caplog.text
     with pytest.raises(ValueError, match="no column 'sound'; it has audio"):
         tokenize_dataset(plain, tokenizer, audio_column="sound")
     splits = datasets.DatasetDict(train=plain)

@@ -96,7 +96,7 @@ def test_the_yamls_differ_in_the_voice_alone():
         output = changes.pop("output_folder").value
         assert output == f"results/{kind}/<preset>/<seed>"
         # Of no recording, there are no moments to give back.
-        assert changes.pop("give_back") is False
+        assert changes.pop("restore_moments") is False
         assert all("speaker" in key for key in changes)
 
 

@@ -104,13 +104,13 @@ def test_it_goes_on_with_the_next_batch(rows, tmp_path, shuffled, num_workers):
 def test_bad_rows_are_left_out_but_not_all(rows, caplog):
     def item(row, number):
         if row["id"].endswith("0") or always:
-            raise AudioError(f"{row['id']}: holds no sound.")
+            raise AudioError(f"{row['id']}: contains no sound.")
         return row["id"]
 
     always = False
     read = sum((batch for _ in range(4) for batch in loader(rows, item)), [])
     assert not any(name.endswith("0") for name in read)
-    assert "Left out of the stream: 0-0: holds no sound." in caplog.text
+    assert "Left out of the stream: 0-0: contains no sound." in caplog.text
     always = True
     with pytest.raises(ValueError, match="no row that can be used"):
         list(loader(rows, item))

@@ -56,7 +56,7 @@ from speechbrain_vq.training.brain import run_length
 logger = logging.getLogger(__name__)
 
 # Minimum tokens per code: with fewer, the codebook memorizes the recordings.
-FEWEST_TOKENS = 20
+MIN_TOKENS_PER_CODE = 20
 
 
 class UnitBrain(AnnealingBrain):
@@ -265,13 +265,20 @@ def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
     size = hparams["codebook_size"]
     seconds = sum(dataset.data[name]["length"] for name in dataset.data_ids)
     tokens = round(seconds * hparams["token_rate"])
-    if tokens < FEWEST_TOKENS * size:
-        fitting = 2 ** max(int(math.log2(tokens / FEWEST_TOKENS + 1)), 1)
+    if tokens < MIN_TOKENS_PER_CODE * size:
+        fitting = 2 ** max(int(math.log2(tokens / MIN_TOKENS_PER_CODE + 1)), 1)
         logger.warning(
             "Too little speech for %d codes: %.1f s to train on are %d tokens, "
             "%.1f per code; at least %d are advised. Add recordings, or give "
             "--codebook_size=%d.",
-            *(size, seconds, tokens, tokens / size, FEWEST_TOKENS, fitting),
+            *(
+                size,
+                seconds,
+                tokens,
+                tokens / size,
+                MIN_TOKENS_PER_CODE,
+                fitting,
+            ),
         )
 
 
