@@ -33,7 +33,7 @@ class Recogniser(torch.nn.Module):
 ENCODERS = {
     "lines": lambda: LineEncoder(8, [3, 4, 4, 4, 5, 5, 6], hidden_size=5),
     "phones": Recogniser,
-    "frames": lambda: FrameEncoder(32, 8, stride=3),
+    "frames": lambda: FrameEncoder(32, 8, stride=3, window=2),
 }
 STRIDES = {"lines": 2, "phones": 3, "frames": 3}
 
