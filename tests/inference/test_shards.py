@@ -185,7 +185,7 @@ def test_bad_inputs_and_outputs_are_told(tokenizer, folder, rows, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     rows.remove_columns("audio").to_parquet(foreign / "a.parquet")
-    with pytest.raises(FileExistsError, match="is no shard"):
+    with pytest.raises(FileExistsError, match="is not a shard"):
         tokenize_to(foreign, [folder], tokenizer, "parquet", overwrite=True)
     output = tmp_path / "out"
     with pytest.raises(ValueError, match="no column 'audio'; it has text, num"):
