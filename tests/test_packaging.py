@@ -79,7 +79,7 @@ def test_sdist_holds_what_is_tracked(tmp_path):
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
     )
     if listed.returncode:
-        pytest.skip("this is no checkout")
+        pytest.skip("this is not a checkout")
     # Without the link to an environment that a worktree may have.
     tracked = set(listed.stdout.split("\0")) - {"", ".venv"}
     for name in tracked:

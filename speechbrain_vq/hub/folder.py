@@ -300,8 +300,8 @@ def copy_folder(
     is_changed: bool,
 ) -> None:
     """Copy a model folder, with the current weights of its modules. The card
-    and its files describe the original weights, so they are only copied unless
-    those have changed."""
+    and its files describe the original weights: they are copied only if those
+    have not changed."""
     output = pathlib.Path(output)
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: give a folder.")

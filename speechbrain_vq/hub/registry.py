@@ -10,8 +10,8 @@ from torch import nn
 # Limit of any number among the arguments. It may be high, because layers on the
 # meta device take no memory.
 LARGEST = 2**20
-# Arguments that only the reader chooses.
-_READERS = ("device", "dtype")
+# Arguments that only the caller of the loader may choose.
+_CALLERS = ("device", "dtype")
 # Limits of numbers of layers and codebooks, which take time on any device.
 _COUNT_LIMITS = dict.fromkeys(
     ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
@@ -51,7 +51,7 @@ class Buildable(NamedTuple):
             # **options are bound as one dictionary.
             inner = value if isinstance(value, dict) else {name: value}
             for key, item in inner.items():
-                if key in _READERS and item is not None:
+                if key in _CALLERS and item is not None:
                     return f"{key} is set by the reader"
                 limit = self.limits.get(key, LARGEST)
                 for number in leaves(item):

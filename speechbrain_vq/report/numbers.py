@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 
 class Shown(NamedTuple):
-    """How the page shows a metric: title, number format, unit, and direction: 1
-    if higher is better, -1 if lower is better, 0 if neither."""
+    """Title, number format and unit of a metric on the page, and whether higher
+    (1) or lower (-1) values are better, or neither (0)."""
 
     title: str
     form: str

@@ -175,7 +175,7 @@ class VQMixin(SkipMixin, ResumeMixin):
             if self.step == 0:  # Unless the epoch was resumed
                 self.monitor.start(training=True)
             self.monitor.start(training=False)
-            before = self.optimizer_step
+            self._nonfinite, before = False, self.optimizer_step
             yield epoch
             self.check_skipped(self.optimizer_step == before)
 

@@ -72,7 +72,6 @@ class SkipMixin:
 
     def check_skipped(self, too_often):
         """Raise ValueError if steps were skipped, and too often."""
-        self._nonfinite = False
         if self._skipped and too_often:
             raise ValueError(
                 f"The last {self._skipped} steps were skipped, as no loss was "

@@ -441,8 +441,9 @@ class CodebookTrainer:
         ]
         if not quantizer.training or quantizer is not sharing[0]:
             return
-        samples = [other.reservoir.gather(seed=step) for other in sharing]
-        vectors = torch.cat(samples)
+        vectors = torch.cat(
+            [other.reservoir.gather(seed=step) for other in sharing]
+        )
         if len(vectors) == 0:
             logger.warning(
                 f"Step {step}: the reservoir of {name} is empty, its codebook "
@@ -453,7 +454,7 @@ class CodebookTrainer:
         is_finite = bool(codebook.isfinite().all())
         start = "codebook" if number and is_finite else "kmeans++"
         result = quantizer.reinitialize(vectors, start, generator)
-        for other in sharing:
+        for other in sharing[1:]:
             other.reservoir.reset()
         optimizer = self._leading[name]
         optimizer.state.pop(codebook, None)
