@@ -22,6 +22,7 @@ as many clusters as the codebook size.
 import json
 import pathlib
 from functools import cached_property
+from importlib import import_module
 
 import click
 import torch
@@ -46,7 +47,6 @@ from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipes.common.runs import fit_features, write_results
-from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 MAX_VECTORS = 50_000
 KMEANS = f"--{PRESET}=kmeans"
@@ -221,7 +221,8 @@ class Units(Matrix):
             corpus["save_folder"] = self.folder / f"manifests-{number}"
             corpus |= changes
         pathlib.Path(corpus["save_folder"]).mkdir(parents=True, exist_ok=True)
-        return prepare(**corpus)
+        name = f"speechbrain_vq.recipes.{self.task['recipe']}.train"
+        return import_module(name.replace("/", ".")).prepare(**corpus)
 
     def metrics(self, variant, seed, title):
         """Collect the metrics of a run; None if it is not evaluated."""
