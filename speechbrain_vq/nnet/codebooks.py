@@ -226,7 +226,8 @@ class EMACodebook(Codebook):
         books, size, dim = self.weight.shape
         codes = number_codes(indices, size).flatten()
         mass = mask.to(vectors.dtype).view(-1, 1, 1).expand(*indices.shape, 1)
-        rows = torch.cat((vectors * mass, mass), dim=2).flatten(0, 1)
+        vectors = vectors.masked_fill(mass == 0, 0.0)
+        rows = torch.cat((vectors, mass), dim=2).flatten(0, 1)
         update = rows.new_zeros(books * size, dim + 1)
         update = update.index_add_(0, codes, rows)
         update = sum_over_ranks(update).view(books, size, dim + 1)
@@ -307,9 +308,13 @@ class FSQCodebook(Codebook):
         # The last dimension varies fastest, as in the table.
         indices = 0
         for values, number in zip(parts.unbind(2), self.levels, strict=True):
-            level = torch.round((values + 1) / 2 * (number - 1))
-            indices = indices * number + level.clamp(0, number - 1).long()
+            indices = indices * number + self._level(values, number)
         return indices, parts
+
+    def _level(self, values: Tensor, number: int) -> Tensor:
+        """Return the nearest of ``number`` levels."""
+        level = torch.round((values + 1) / 2 * (number - 1))
+        return level.nan_to_num().clamp(0, number - 1).long()
 
 
 class LFQCodebook(FSQCodebook):
@@ -330,6 +335,10 @@ class LFQCodebook(FSQCodebook):
     def constrain(self, parts: Tensor) -> Tensor:
         """Return latents unchanged."""
         return parts
+
+    def _level(self, values: Tensor, number: int) -> Tensor:
+        """Return 1 for values above 0, else 0."""
+        return (values > 0).long()
 
 
 class SimVQCodebook(Codebook):

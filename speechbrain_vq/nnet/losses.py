@@ -53,33 +53,60 @@ def usage_loss(
 
     This is the batch entropy of Yu et al. (2023, arXiv 2310.05737, equation 5)
     for any codebook [C, K, d], over all ranks, with the mean squared error as
-    the temperature. ``sq_errors`` [c] are those of ``quantization_loss``. Large
-    batches are subsampled evenly, to at least 2 ** 17 / K vectors. Gradients
+    the temperature. ``sq_errors`` [c] are those of ``quantization_loss``. At
+    most 2 ** 17 / K vectors, or 64, are used, spread evenly. Gradients
     grow as the temperature falls; to limit them, the loss is scaled down with
     the error once that is below 1/20 of the squared length of the targets.
     """
     squares = mass @ targets.detach().square().sum(2)
-    moments = torch.cat([mass.sum().view(1), sq_errors, squares])
-    number, sq_errors, squares = sum_over_ranks(moments).split(
-        [1, len(sq_errors), len(squares)]
-    )
+    number = mass.sum().expand_as(sq_errors)
+    number, sq_errors, squares = _sum_codebooks(
+        torch.stack([number, sq_errors, squares], dim=1), codebook
+    ).unbind(1)
     temperature = (sq_errors / number.clamp(min=1)).clamp(min=1e-9)
     weight = (20 * sq_errors / squares.clamp(min=1e-9)).clamp(max=1)
     size = max(2**17 // codebook.shape[1], 64)
-    sample = slice(None, None, max(len(mass) // size, 1))
+    if len(mass) > size:
+        sample, mass = _spread(mass, size)
+        targets = targets[sample]
     shares = []
     for vectors, words, scale in zip(
-        targets[sample].unbind(1), codebook, temperature, strict=False
+        targets.unbind(1), codebook, temperature, strict=False
     ):
         # |x|^2 is left out, as it is the same for every code.
         bias = -words.square().sum(1) / scale
         logits = torch.addmm(bias, vectors * (2 / scale), words.t())
-        shares.append(mass[sample] @ torch.softmax(logits, dim=1))
-    share = sum_over_ranks(torch.stack(shares))
+        shares.append(mass @ torch.softmax(logits, dim=1))
+    share = _sum_codebooks(torch.stack(shares), codebook)
     share = share / share.sum(1, keepdim=True).clamp(min=1e-9)
     # At a share of 0, where a softmax underflows, the log has no gradient.
     nats = -(share * (share + 1e-12).log()).sum(1)
     return (weight * (1 - nats / max(math.log(share.shape[1]), 1e-9))).mean()
+
+
+def _sum_codebooks(values: Tensor, codebook: Tensor) -> Tensor:
+    """Sum the values of the first c codebooks over all ranks, whose c may
+    differ."""
+    unused = len(codebook) - len(values)
+    padded = nn.functional.pad(values, (0, 0, 0, unused))
+    return sum_over_ranks(padded)[: len(values)]
+
+
+def _spread(mass: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Choose up to ``size`` vectors of mass 1, spread evenly. Return their
+    indices, and masses with the same sum.
+
+    The places are those of a low-discrepancy sequence: a constant stride could
+    choose, for example, the first frame of each utterance. Vectors of mass 0,
+    such as padding, do not change the choice."""
+    place = torch.arange(size, device=mass.device, dtype=torch.float32)
+    place = place + (place * 0.618034) % 1
+    total = mass.cumsum(0)
+    place = place * (total[-1] / size).clamp(min=1)
+    sample = torch.searchsorted(total, place, right=True)
+    chosen = (place < total[-1]).to(mass)
+    chosen = chosen * (total[-1] / chosen.sum().clamp(min=1))
+    return sample.clamp(max=len(mass) - 1), chosen
 
 
 @torch.no_grad()

@@ -36,6 +36,8 @@ def frame_mask(
     if lengths is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
     lengths = torch.as_tensor(lengths)
+    if not lengths.is_floating_point():
+        lengths = lengths.long()  # The number of frames may not fit int8.
     if x.dim() < 3 or lengths.shape != x.shape[:1]:
         raise ValueError(
             "lengths must be one number for each of [B, T, ..., D]; got "

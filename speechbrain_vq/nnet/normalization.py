@@ -85,7 +85,9 @@ class MaskedBatchNorm(nn.Module):
         count = torch.full((), number, device=self.running_mean.device)
         self.register_buffer("num_batches", count, persistent=False)
         if self.statistics == "initial":
-            moments = self.running_mean.new_zeros(3, 2, self.num_features)
+            # Loaded statistics stay until three batches disagree with them.
+            moments = torch.stack([self.running_mean, self.running_var])
+            moments = moments.expand(3, -1, -1) * bool(number)
             self.register_buffer("last_moments", moments, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

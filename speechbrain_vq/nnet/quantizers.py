@@ -364,6 +364,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             valid = frames & healthy
             flat = flat.masked_fill(~(frames & finite).unsqueeze(1), 0.0)
             latents = self._latents(flat, valid)
+            # Weights of the norm or the projection may be non-finite, too.
+            valid = valid & latents.detach().sum().isfinite()
             if learns:
                 self._collect(latents, valid)
             indices, quantized, loss, metrics = self._quantize(
@@ -721,11 +723,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}embedding.weight" in state_dict:
-            self._needs_kmeans = False
             self._read_warmup()
             mean = state_dict.get(f"{prefix}norm.running_mean")
             has_values = mean is not None and not mean.is_meta
             is_new = has_values and not mean.any()  # Before any training
+            self._needs_kmeans &= is_new
             self.is_pretrained = not (self._bypass or is_new)
 
     def _apply(self, fn, recurse=True):

@@ -79,6 +79,8 @@ class Reservoir:
             ranks.append([torch.empty_like(own) for _ in range(world_size())])
             distributed.all_gather(ranks[-1], own)
         counts = [int(count) for count in ranks[1]]
+        # NumPy draws among less than 1e9 vectors; shares hardly change.
+        counts = [count // (sum(counts) // 10**9 + 1) for count in counts]
         shares = np.random.default_rng(seed).multivariate_hypergeometric(
             counts, min(sum(counts), self.capacity), method="marginals"
         )
@@ -115,7 +117,9 @@ class Reservoir:
         if len(self._rows) == 0:
             # Vectors that are not kept go to an extra row: shapes stay fixed,
             # which needs no host sync.
-            self._rows = self._rows.new_zeros(self.capacity + 1, self.dim)
+            # Tensors made in inference mode could not be changed outside it.
+            with torch.inference_mode(False):
+                self._rows = self._rows.new_zeros(self.capacity + 1, self.dim)
         if self._rows.device != device:
             self._rows = self._rows.to(device)
             self.count = self.count.to(device)

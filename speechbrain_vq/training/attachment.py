@@ -36,7 +36,7 @@ def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
     frozen = {
         part
         for module in model.modules()
-        if getattr(module, "frozen", False)
+        if getattr(module, "frozen", False) is True
         for part in module.modules()
     }
     quantizers = {
@@ -126,11 +126,17 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
             "LBFGS has a single learning rate, and no group for a codebook: "
             "pass the quantizer's parameters to another optimizer, e.g. Adam."
         )
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        raise ValueError(
+            "ZeroRedundancyOptimizer distributes the parameters of a group over "
+            "the ranks: pass the quantizer's parameters to another optimizer."
+        )
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
             "and does not know the codebook's parameter group: create the "
-            "scheduler after it (in a Brain: in on_fit_start(), after super)."
+            "scheduler after it (in init_optimizers() of a Brain: call "
+            "self.attach_trainer() between optimizers and schedulers)."
         )
     own = {**group, "params": [group["params"].pop(position)], LEADER: leader}
     if "param_names" in own:

@@ -17,6 +17,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.utils import world_size
 from speechbrain_vq.presets import TRAINER_OPTIONS
 from speechbrain_vq.training.attachment import find_quantizers
@@ -97,6 +98,8 @@ class VQMixin(SkipMixin, ResumeMixin):
 
     def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit as a Brain does."""
+        if self._is_fitting:  # A fit within a fit trains other modules.
+            return super().fit(epoch_counter, train_set, *args, **kwargs)
         self._start("valid")
         self._attached, self._epochs = False, _length(epoch_counter)
         waits = reported_waits(lambda: (self.step, self.optimizer_step))
@@ -124,7 +127,9 @@ class VQMixin(SkipMixin, ResumeMixin):
     def on_fit_start(self):
         """Attach the trainer, after the optimizers have been created."""
         super().on_fit_start()
-        self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
+        _require_super(
+            self, self._epochs is not None, "fit(epoch_counter, ...)"
+        )
         self.attach_trainer()
 
     def has_no_frames(self):
@@ -132,10 +137,13 @@ class VQMixin(SkipMixin, ResumeMixin):
         return self.monitor.is_empty()
 
     def attach_trainer(self):
-        """Create the trainer, once per fit, before optimizers are loaded."""
+        """Create the trainer, once per fit. Call it in ``init_optimizers()``
+        before creating learning rate schedulers there."""
         if self._attached:
             return
         self._attached = True
+        if not self.quantizers:  # All are frozen.
+            return
         previous, options = self.codebook_trainer, _trainer_options(self)
         if previous is not None:
             previous.close()
@@ -151,26 +159,16 @@ class VQMixin(SkipMixin, ResumeMixin):
         self._eval_stage = eval_stage
         if self.monitor is not None:
             return
-        if not self.quantizers:
-            raise ValueError(
-                "There is no quantizer among the Brain's modules "
-                f"({', '.join(self.modules)}): add it to `modules`, not to "
-                "the hparams alone."
-            )
+        _require_quantizer(self.modules)
         rate = getattr(getattr(self, "hparams", None), "token_rate", None)
         self.monitor, self._stats = UsageMonitor(self.quantizers, rate), {}
         if self.checkpointer is not None:
             TrainerState(self).join(self.checkpointer)
 
-    def _require_super(self, was_called, method):
-        if not was_called:
-            name, called = type(self).__name__, method.split("(")[0]
-            raise RuntimeError(f"{name}.{called}() must call super().{method}.")
-
     def _epochs_from(self, epoch_counter):
         """Yield the epochs, and restart the usage counts for each."""
         for epoch in epoch_counter:
-            self._require_super(self._attached, "on_fit_start()")
+            _require_super(self, self._attached, "on_fit_start()")
             self._eval_stage = "valid"  # evaluate() may have been called.
             if self.step == 0:  # Unless the epoch was resumed
                 self.monitor.start(training=True)
@@ -182,6 +180,23 @@ class VQMixin(SkipMixin, ResumeMixin):
 
 class VQBrain(VQMixin, sb.Brain):
     """SpeechBrain Brain that trains vector quantizers; see ``VQMixin``."""
+
+
+def _require_quantizer(modules):
+    """Raise ValueError unless a quantizer is among the modules of a Brain."""
+    if not any(isinstance(m, VectorQuantizer) for m in modules.modules()):
+        raise ValueError(
+            "There is no quantizer among the Brain's modules "
+            f"({', '.join(modules)}): add it to `modules`, not to the hparams "
+            "alone."
+        )
+
+
+def _require_super(brain, was_called, method):
+    """Raise RuntimeError unless a method of a subclass called VQMixin's."""
+    if not was_called:
+        name, called = type(brain).__name__, method.split("(")[0]
+        raise RuntimeError(f"{name}.{called}() must call super().{method}.")
 
 
 # Saved by all ranks, as the state gathers statistics and latents from each.
@@ -233,14 +248,16 @@ class TrainerState:
         state, brain = torch.load(path, map_location="cpu"), self.brain
         if brain._eval_stage == "valid":  # In a fit
             brain.attach_trainer()
-            brain.codebook_trainer.load_state_dict(state["trainer"])
+            if brain.codebook_trainer is not None and state["trainer"]:
+                brain.codebook_trainer.load_state_dict(state["trainer"])
             if if_main_process():
                 brain.monitor.load_state_dict(state["monitors"])
                 brain.monitor.load_state_dict(state["evaluation"], False)
             return
-        quantizers = brain.quantizers
-        for name, saved in state["trainer"].get("quantizers", {}).items():
-            quantizers[name].load_training_state(saved)
+        saved = state["trainer"].get("quantizers", {})
+        for name, quantizer in brain.quantizers.items():
+            if name in saved:  # It may have been frozen.
+                quantizer.load_training_state(saved[name])
 
 
 def _trainer_options(brain) -> dict:

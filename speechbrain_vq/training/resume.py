@@ -1,5 +1,6 @@
 """Exact resume of any Brain: checkpoints, random state, loaders and signals."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -353,7 +354,7 @@ class ResumeMixin:
     for a Brain with an ``AtomicCheckpointer``. It must be the first base class.
     Only its subclass ``VQMixin`` works with several ranks."""
 
-    _agrees, _stop = False, None
+    _agrees, _stop, _is_fitting = False, None, False
 
     def fit(
         self,
@@ -366,7 +367,11 @@ class ResumeMixin:
     ):
         """Fit as a Brain does."""
         options = train_loader_kwargs or {}, valid_loader_kwargs or {}
-        with GentleStop(self, self._agrees) as self._stop:
+        if self._is_fitting:
+            return super().fit(
+                epoch_counter, train_set, valid_set, progressbar, *options
+            )
+        with self._in_fit(), GentleStop(self, self._agrees) as self._stop:
             is_loader = isinstance(train_set, DataLoader | LoopedLoader)
             if not (is_loader or self.test_only):
                 train_set = self.make_dataloader(
@@ -381,6 +386,16 @@ class ResumeMixin:
             super().fit(
                 epoch_counter, train_set, valid_set, progressbar, *options
             )
+
+    @contextlib.contextmanager
+    def _in_fit(self):
+        """Context manager that marks fits within this fit, such as
+        SpeechBrain's MetricGAN has."""
+        self._is_fitting = True
+        try:
+            yield
+        finally:
+            self._is_fitting = False
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """Make a loader as a Brain does, but with a generator of its own, for

@@ -138,7 +138,7 @@ class ReinitSchedule:
             warmup = min(max(warmup, int(total > 1)), self.max_warmup)
         every = math.inf
         if self._every is not None:
-            every = _steps(*self._every, steps_per_epoch, total)
+            every = max(_steps(*self._every, steps_per_epoch, total), 1)
         elif warmup < math.inf:
             every = max(round((self.growth - 1) * warmup), 1)
         until = _steps(*self._until, steps_per_epoch, total_steps or math.inf)

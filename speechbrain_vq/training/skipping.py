@@ -40,15 +40,12 @@ class SkipMixin:
                 f"{world_size()} ranks had a batch of padding, which does not "
                 "count."
             )
-        if nonfinite:
-            self._nonfinite = True
-            loss = torch.full_like(loss.detach(), torch.nan)
-        super().check_loss_isfinite(loss)
+        # SpeechBrain's check stops after a few of them, however far apart.
+        self._nonfinite |= nonfinite > 0
 
     def optimizers_step(self):
         """Step the optimizers, unless the loss was not finite."""
-        if self._nonfinite and not self.scaler.is_enabled():
-            self.modules.zero_grad(set_to_none=True)
+        if self._nonfinite:
             self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
@@ -57,8 +54,11 @@ class SkipMixin:
             )
             self.check_skipped(self._skipped >= _MAX_SKIPPED)
         else:
-            super().optimizers_step()
             self._skipped = 0
+        if self._nonfinite and not self.scaler.is_enabled():
+            self.modules.zero_grad(set_to_none=True)
+        else:  # A scaler skips the step itself.
+            super().optimizers_step()
         self._nonfinite = False
 
     def update_average(self, loss, avg_loss):

@@ -209,7 +209,7 @@ class CodebookTrainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a state returned by ``state_dict()`` for the same quantizers
-        and optimizers. Saved reservoirs are loaded on rank 0 only."""
+        and optimizers, after that of the model. Saved reservoirs are loaded on rank 0 only."""
         saved = saved_names(state["quantizers"], self.quantizers)
         number = len(state["steps"])
         if set(saved) != set(self.quantizers) or number != len(self._steps):
@@ -355,9 +355,9 @@ class CodebookTrainer:
             leader_lr = leader[0]["lr"]
             lr = multiplier * leader_lr
             if max_lr is not None and is_normalized:
-                lr = max(min(lr, max_lr), leader_lr)
+                lr = min(lr, max(max_lr, leader_lr))
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
+                group["lr"].copy_(torch.as_tensor(lr))
             else:
                 group["lr"] = float(lr)
 

@@ -20,7 +20,8 @@ class Watch:
         self.name, self.checks_warmup = name, True
         # Batches and steps since the last update of the quantizer.
         self.batches, self.steps, self.has_gradient = 0, 0, False
-        self.has_stepped = self.has_warned = False
+        # Maximum number of batches between two updates, as in accumulation.
+        self.interval, self.has_warned = 0, False
 
     def __call__(self, quantizer, inputs, output) -> None:
         if torch.compiler.is_compiling() or is_recomputed():
@@ -36,9 +37,8 @@ class Watch:
                 )
             return
         self.batches += 1
-        # Between two steps, gradients of many batches may be accumulated.
-        is_idle = self.steps or not self.has_stepped
-        if self.batches == _IDLE_BATCHES and is_idle and not self.has_warned:
+        limit = max(_IDLE_BATCHES, 2 * self.interval)
+        if self.batches >= limit and not self.has_warned:
             self.has_warned = True
             cause = (
                 "no gradient reached it: use `output.quantized` of the "
@@ -48,7 +48,7 @@ class Watch:
                 "the optimizer that the loop steps"
             )
             logger.warning(
-                f"{self.name} learned nothing in {_IDLE_BATCHES} training "
+                f"{self.name} learned nothing in {self.batches} training "
                 f"batches, as {cause}."
             )
         if output.quantized.requires_grad:
@@ -65,6 +65,6 @@ class Watch:
         if quantizer.codebook_weight:
             learns = quantizer.codebook.grad is not None
         self.steps, self.has_gradient = self.steps + 1, False
-        self.has_stepped = True
         if learns or quantizer.is_codebook_frozen:
+            self.interval = max(self.interval, self.batches)
             self.batches = self.steps = 0

@@ -9,6 +9,7 @@ import torch
 
 from speechbrain_vq import nnet
 from speechbrain_vq.nnet import ResidualVectorQuantizer, VectorQuantizer
+from speechbrain_vq.nnet.masks import frame_mask
 
 product = partial(VectorQuantizer, 8, 16, num_codebooks=2)
 residual = partial(ResidualVectorQuantizer, 2, 8, 16)
@@ -177,6 +178,32 @@ def test_a_batch_without_a_valid_frame_teaches_nothing(kind, shape):
     torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
     assert len(quantizer.reservoir) == 0
     assert quantizer.encode(x).shape == (*shape[:-1], 2)
+
+
+@pytest.mark.parametrize("codebook", ["gradient", "ema", "simvq", "fsq", "lfq"])
+def test_latents_of_weights_that_are_nan_teach_nothing(codebook):
+    size = {} if codebook in ("fsq", "lfq") else {"codebook_dim": 4}
+    quantizer = VectorQuantizer(8, 16, codebook=codebook, **size)
+    with torch.no_grad():
+        quantizer.project.weight[0, 0] = torch.nan
+    assert quantizer(torch.randn(30, 8)).loss.isnan()
+    assert quantizer.codebook.isfinite().all()
+    assert len(quantizer.reservoir) == 0
+
+
+def test_a_training_batch_in_inference_mode_does_not_spoil_the_reservoir():
+    quantizer = product()
+    with torch.inference_mode():
+        quantizer(torch.randn(30, 8))
+    quantizer(torch.randn(30, 8)).loss.backward()
+    assert len(quantizer.reservoir) == 60
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_lengths_of_any_integer_type_are_taken(dtype):
+    x = torch.zeros(2, 70000, 1)
+    mask = frame_mask(x, torch.tensor([250, 3]).to(dtype))
+    assert mask.sum(1).tolist() == [250, 3]
 
 
 @every_kind

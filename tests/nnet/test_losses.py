@@ -73,16 +73,36 @@ def test_usage_loss_falls_with_the_error_where_that_is_small():
     torch.testing.assert_close(loss, 20 * share * whole)
 
 
-def test_usage_loss_of_a_large_batch_is_that_of_a_sample():
+def test_usage_loss_of_a_large_batch_is_that_of_an_even_sample():
+    # 256 utterances of 100 frames: a constant stride would choose one frame of
+    # each, at the same place.
     x = torch.randn(25600, 1, 3, requires_grad=True)
     table, valid = torch.randn(1, 512, 3), torch.rand(25600) < 0.7
-    expected, nearest = uneven_usage(x[::100], table, valid[::100])
-    # The temperature is that of the batch.
-    nearest *= valid.sum() / valid[::100].sum()
-    loss = usage_loss(x, table, valid.float(), nearest)
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    assert x.grad.any(2).sum() == valid[::100].sum()
+
+    def used(x, valid, nearest):
+        loss = usage_loss(x, table, valid.float(), nearest)
+        (gradient,) = torch.autograd.grad(loss, x)
+        return loss, gradient.any(2).squeeze(1).nonzero().squeeze(1)
+
+    _, sample = used(x, valid, torch.full((1,), 2e4))
+    assert len(sample) == 256 and valid[sample].all()
+    gaps = valid.cumsum(0)[sample].diff() / valid.sum() * 256
+    assert 0 < gaps.min() and gaps.max() < 2.1
+    assert len((sample % 100).unique()) > 80
+    expected, nearest = uneven_usage(x[sample], table, valid[sample])
+    nearest *= valid.sum() / 256  # The temperature is that of the batch.
+    loss, _ = used(x, valid, nearest)
+    weight = 20 * nearest.sum() / x[valid].detach().square().sum()
+    torch.testing.assert_close(loss, weight.clamp(max=1) * expected)
+    # Padding changes neither.
+    more = torch.stack([x, torch.randn_like(x)], 1).flatten(0, 1)
+    is_valid = torch.stack([valid, torch.zeros_like(valid)], 1).flatten()
+    again, place = used(more, is_valid, nearest)
+    torch.testing.assert_close(again, loss)
+    assert torch.equal(place, 2 * sample)
+    # With few valid vectors, each is used.
+    few = valid & (torch.arange(25600) < 200)
+    assert torch.equal(used(x, few, nearest)[1], few.nonzero().squeeze(1))
 
 
 def test_perplexity_is_the_mean_over_codebooks():

@@ -247,3 +247,17 @@ def test_a_mean_that_moves_in_a_warmup_is_followed(shift, follows):
     moved = (norm.running_mean / 3 - shift).abs().max() < 0.2
     assert moved == follows and kept.running_mean.abs().max() < 1
     assert_close(norm.running_var, 9 * torch.ones(6), rtol=0.2)
+
+
+def test_loaded_initial_statistics_stay_until_three_batches_disagree():
+    trained = MaskedBatchNorm(6, statistics="initial")
+    for _ in range(3):
+        trained(9 + torch.randn(500, 6))
+    norm = MaskedBatchNorm(6, statistics="initial")
+    norm.load_state_dict(trained.state_dict())
+    norm(torch.zeros(500, 6), torch.zeros(500, dtype=torch.bool), warmup=True)
+    for number in range(1, 4):
+        assert_close(norm.running_var, trained.running_var)
+        norm(20 + torch.randn(500, 6), warmup=True)
+        moved = (norm.running_mean > 15).all()
+        assert moved == (number == 3)

@@ -287,12 +287,10 @@ def test_one_sick_batch_spoils_its_step_only(sick, number, steps):
     assert brain.optimizer_step == steps
 
 
-def test_patience_ends_all_the_same():
-    brain = make(Sick)
-    brain.sick = range(100)
-    with pytest.raises(ValueError, match="patience is exhausted"):
-        fit(brain, number=9)
-    assert brain.optimizer_step == 0
+def test_sick_batches_far_apart_do_not_end_a_run():
+    brain = make(Sick, run={"nonfinite_patience": 0})
+    brain.sick = range(0, 100, 2)
+    assert fit(brain, number=20).optimizer_step == 10
 
 
 # What is told --------------------------------------------------------------
@@ -368,6 +366,64 @@ def test_an_evaluation_within_a_fit_does_no_harm():
     # Of the last epoch, the test being that of the one before.
     assert brain.vectors == {"train": 6 * 30, "valid": 2 * 30, "test": 3 * 30}
     assert brain.optimizer_step == 18
+
+
+def test_a_fit_within_a_fit_trains_other_modules():
+    class Adversarial(Toy):
+        within = False
+
+        def on_fit_start(self):
+            if not self.within:  # As in SpeechBrain's MetricGAN
+                super().on_fit_start()
+
+        def on_stage_start(self, stage, epoch=None):
+            if stage == sb.Stage.TRAIN and not self.within:
+                self.within = True
+                self.fit([1], batches(2), progressbar=False)
+                self.within = False
+
+        def fit_batch(self, batch):
+            if self.within:
+                return torch.zeros(())
+            return super().fit_batch(batch)
+
+    brain = fit(make(Adversarial, reinit_schedule=ReinitSchedule(2, 4)), 3)
+    assert brain.codebook_trainer.steps == 18
+    assert brain.vq_stats["train"]["used_codes_percent"] == 100
+
+
+def test_frozen_quantizers_are_evaluated_and_left_as_they_are(tmp_path):
+    trained = fit(make(folder=tmp_path), valid=batches(1))
+    brain = make(folder=tmp_path)
+    brain.modules.quantizer.freeze()
+    losses = [
+        b.evaluate(batches(2), progressbar=False) for b in (trained, brain)
+    ]
+    assert losses[0] == losses[1]
+    brain = make()
+    brain.modules.quantizer.freeze()
+    assert fit(brain, 2).optimizer_step == 12
+    assert brain.codebook_trainer is None
+
+
+def test_schedulers_of_init_optimizers_follow_the_trainer(tmp_path):
+    class Scheduled(Toy):
+        def init_optimizers(self):
+            super().init_optimizers()
+            if self.attaches:
+                self.attach_trainer()
+            self.scheduler = torch.optim.lr_scheduler.ExponentialLR(
+                self.optimizer, 0.9
+            )
+
+    brain = make(Scheduled)
+    brain.attaches = False
+    with pytest.raises(ValueError, match=r"call self.attach_trainer\(\)"):
+        fit(brain)
+    brain = make(Scheduled)
+    brain.attaches = True
+    fit(brain)
+    assert len(brain.scheduler.base_lrs) == len(brain.optimizer.param_groups)
 
 
 # What is refused, and told ---------------------------------------------------

@@ -8,7 +8,12 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import speechbrain_vq
-from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
+from speechbrain_vq import (
+    CodebookTrainer,
+    ReinitSchedule,
+    VectorQuantizer,
+    nnet,
+)
 from tests.training.processes import RANK_OPTIONS, run_ranks
 from tests.training.toy import DIM, Toy, batches, digest, make, modules, ragged
 
@@ -99,6 +104,24 @@ def sharded():
     return digest(quantizer.state_dict())
 
 
+def dropout(rank):
+    """Train with another number of codebooks on each rank; bits and gathered
+    vectors after a stream that is longer than NumPy's limit."""
+    torch.manual_seed(rank)
+    quantizer = nnet.ResidualVectorQuantizer(
+        3, DIM, 8, quantizer_dropout=0.9, entropy_weight=0.5
+    )
+    model = DistributedDataParallel(quantizer)
+    optimizer = torch.optim.Adam(model.parameters())
+    CodebookTrainer(model, optimizer, schedule=None)
+    for _ in range(8):
+        model(torch.randn(50, DIM)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    quantizer.reservoir.count.fill_(10**9)
+    return digest(quantizer.codebook), len(quantizer.reservoir.gather(0))
+
+
 def samples(rank, rounds=200, capacity=100):
     """Samples of both ranks' streams of numbers: the first has seen 1000, the
     second 3000."""
@@ -122,6 +145,7 @@ def on_rank(rank, folder):
         "nan gradient": fit("gradient", nan_at=2),
         "nan ema": fit("ema", nan_at=2),
         "samples": samples(rank),
+        "dropout": dropout(rank),
         "sharded": sharded(),
         **{some: parity(*some) for some in PARITIES},
     }
@@ -166,6 +190,11 @@ def test_ranks_hold_the_same_bits_after_every_step(ranks, run, batches, steps):
 
 def test_a_quantizer_that_fsdp_ignores_is_the_same_on_all_ranks(ranks):
     assert ranks[0]["sharded"] == ranks[1]["sharded"]
+
+
+def test_ranks_that_use_other_numbers_of_codebooks_agree(ranks):
+    assert ranks[0]["dropout"] == ranks[1]["dropout"]
+    assert ranks[0]["dropout"][1] == 20480
 
 
 def test_checkpoints_are_those_of_one_process(ranks, folder):
@@ -337,7 +366,7 @@ def test_traffic_of_steps_and_of_reinitializations(tmp_path, kind):
     warmup, _, last = torch.load(tmp_path / "steps")
     norm, codebook = [1, DIM, DIM], BOOKS * SIZE * DIM
     # The usage of codes, and its gradient.
-    others, moved = [1 + 2 * BOOKS, BOOKS * SIZE, BOOKS * SIZE], [codebook]
+    others, moved = [3 * BOOKS, BOOKS * SIZE, BOOKS * SIZE], [codebook]
     if kind == "ema":
         others = [BOOKS * SIZE * (DIM + 1)]
         # With the codebook, what an EMA codebook has beside it.

@@ -468,7 +468,7 @@ def test_a_rank_with_a_batch_of_padding_is_told(tmp_path):
 def test_a_run_that_takes_no_step_stops_and_says_why(caplog):
     caplog.set_level(logging.ERROR)
     nothing = padded(*range(300), number=300)
-    brain = make(Padded, run={"nonfinite_patience": 300})
+    brain = make(Padded)
     with pytest.raises(ValueError, match="last 200 steps .*nothing is learned"):
         brain.fit(range(9), nothing, progressbar=False)
     with pytest.raises(ValueError, match="last 2 steps .* NaN in recordings"):

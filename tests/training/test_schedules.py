@@ -118,6 +118,8 @@ def test_shares_are_of_the_run(steps, first, last):
     plan = ReinitSchedule().resolve(total_steps=steps)
     assert (plan.warmup, plan.until) == (first, last)
     assert plan(first).reinitialize == (first > 0)
+    often = ReinitSchedule(0, every="1%").resolve(total_steps=steps)
+    assert often(often.every).reinitialize
 
 
 @pytest.mark.parametrize(
