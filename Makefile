@@ -6,10 +6,10 @@
 # make vocoder    retrain the bundled vocoder (Debian or Ubuntu)
 # make mini       retrain the test model (minutes)
 # make docs       build the documentation site in site/
-# make install    only set up the environment
+# make install    set up the environment only
 #
 # Variables: PYTHON=python3.12 for another interpreter, VENV=path for another
-# environment, JOBS=8 for the number of test processes of about 1.5 GB each.
+# environment, JOBS=8 for eight test processes of about 1.5 GB each.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,8 +18,8 @@ BIN := $(VENV)/bin
 PRETRAINED := speechbrain_vq/pretrained
 MINI := tests/mini
 
-# A stamp file for each set of extras makes the second call of a target instant.
-# DEV includes DEMO.
+# Stamp files skip the installation of extras that are already installed. DEV
+# includes DEMO.
 DEMO := $(VENV)/.speechbrain-vq-demo
 DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
@@ -47,7 +47,7 @@ TRAIN_DEBIAN = $(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
 	--data_folder=data/debian --manifest_folder=data/debianspeech \
 	--output_folder=results/$@ --noprogressbar $(ARGS)
 
-# Interrupted trainings resume. The example recording is from LibriVox.
+# Interrupted runs resume. The example recording is from LibriVox.
 speech units: packages
 	$(TRAIN_DEBIAN)
 	@cp $(PRETRAINED)/speech/example.wav results/$@/
@@ -64,7 +64,7 @@ vocoder: packages
 	$(TRAIN_DEBIAN)
 	cp results/$@/model/* $(PRETRAINED)/$@/
 
-# Distribute by module, because tests of a module share expensive fixtures.
+# Distribute by module: tests in a module share expensive fixtures.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 test: lint
@@ -95,7 +95,7 @@ $(DEMO) $(DEV): setup.cfg pyproject.toml | $(BIN)/python
 
 $(BIN)/python:
 	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
-		echo "$(PYTHON) cannot make environments:" \
+		echo "$(PYTHON) cannot create virtual environments:" \
 			"install Python >= 3.10 with venv (Debian: python3-venv)" >&2; \
 		exit 1; }
 	@$(PYTHON) -m venv $(VENV)

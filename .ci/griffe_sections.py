@@ -16,7 +16,7 @@ class SpeechBrainSections(griffe.Extension):
             return
         text = obj.docstring.value
         headings = dict(HEADINGS)
-        # A named tuple has no constructor in the source: document its fields.
+        # Named tuples have no constructor in the source: document their fields.
         if obj.is_class and "NamedTuple" in map(str, obj.bases):
             headings["Arguments"] = "Attributes"
         for ours, theirs in headings.items():

@@ -1,8 +1,8 @@
 """MkDocs hooks for links from pages to files outside docs/.
 
-Pages link to files of the repository by relative paths, which also work in a
-checkout. These hooks add linked pictures to the site, and turn other links into
-links to the repository.
+Pages link to files in the repository by relative paths, which also work in a
+checkout. These hooks copy linked images to the site, and point other links to
+the repository.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from mkdocs.structure.files import File
 LINK = re.compile(
     r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)"
 )
-# Pages of the site that are files at the root of the repository.
+# Pages of the site that are files in the root of the repository.
 ROOT_PAGES = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
@@ -23,7 +23,7 @@ _pictures = {}
 
 
 def on_files(files, config):
-    """Add pages from the root of the repository, and pictures outside docs/."""
+    """Add pages from the root of the repository, and images outside docs/."""
     root = pathlib.Path(config.docs_dir).parent
     for uri, name in ROOT_PAGES.items():
         text = (root / name).read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Rewrite links to files outside docs/ to the site or the repository."""
+    """Point links to files outside docs/ to the site or the repository."""
     root = pathlib.Path(config.docs_dir).parent
 
     def replace(match):

@@ -36,8 +36,8 @@ CHECKS = {
 
 
 def prose(text: str) -> str:
-    """Replace front matter, code and link targets by spaces, which keeps the
-    positions of the remaining text."""
+    """Replace front matter, code and link targets with spaces, so that the rest
+    keeps its position."""
 
     def blank(match):
         return re.sub(r"[^\n]", " ", match[0])
@@ -52,7 +52,7 @@ def main(paths: list[str]) -> int:
     vocabulary = Check(
         check_type=types.PreferredFormsSimple(items=PREFERRED),
         path="vocabulary.house",
-        message="Say '{}', not '{}'.",
+        message="Use '{}' instead of '{}'.",
     )
     CheckRegistry().register_many((*checks, vocabulary))
     has_errors = False

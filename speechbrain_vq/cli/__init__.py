@@ -14,11 +14,11 @@ from .training import demo, train
     cls=Verbs,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        # Recipes spell their options with underscores.
+        # Recipe options are spelled with underscores.
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
-@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="speechbrain-vq")
 @click.pass_context
 def main(context, debug) -> None:

@@ -19,15 +19,15 @@ from speechbrain_vq.recipe_files import one_line
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "Interrupted. Run the same command again to resume."
-# Exit code of a shell's command after SIGINT: 128 + 2.
+# Exit code of a command that SIGINT terminated: 128 + 2.
 INTERRUPTED_CODE = 130
 
 
 class ExistingPath(click.Path):
-    """Path that must exist; the error suggests the closest name."""
+    """Path that must exist. The error message suggests the closest name."""
 
     def convert(self, value, parameter, context):
-        """Return an existing path."""
+        """Check that a path exists, and return it."""
         if not os.path.lexists(value):
             siblings = map(str, pathlib.Path(value).parent.glob("*"))
             hint = suggestion(str(value), siblings)
@@ -41,10 +41,10 @@ folder_path = ExistingPath(file_okay=False, path_type=pathlib.Path)
 
 
 class OutputPath(click.Path):
-    """Path of an output that can be created, checked before computation."""
+    """Output path that is checked to be writable before any computation."""
 
     def convert(self, value, parameter, context) -> pathlib.Path:
-        """Return a path that can be created."""
+        """Check that a path can be written, and return it."""
         path = pathlib.Path(super().convert(value, parameter, context))
         folder = path.absolute().parent if self.file_okay else path.absolute()
         ancestors = (folder, *folder.parents)
@@ -62,21 +62,21 @@ output_path = OutputPath()
 output_file = OutputPath(dir_okay=False)
 output_folder = OutputPath(file_okay=False)
 
-# Options of a model, by their keywords of ``from_hparams``.
+# Model options by their keyword in ``from_hparams``.
 _MODEL_OPTIONS = {
     "vocoder": click.option(
         "--vocoder",
         metavar="FOLDER|ORG/NAME",
-        help="Vocoder: a HiFi-GAN of SpeechBrain, a vocoder of the recipe "
-        "DebianSpeech/vocoder, a unit vocoder, or griffin-lim; default: the "
-        "model's own, else the bundled vocoder if it matches the model's "
-        "log-mels, else Griffin-Lim.",
+        help="Vocoder: a SpeechBrain HiFi-GAN, a vocoder trained with the "
+        "recipe DebianSpeech/vocoder, a unit vocoder, or griffin-lim; "
+        "default: the model's own, else the bundled vocoder if it supports "
+        "the model's log-mels, else Griffin-Lim.",
     ),
     "ssl_encoder": click.option(
         "--ssl-encoder",
         metavar="ORG/NAME|FOLDER",
-        help="Self-supervised encoder that the model requires: its repository "
-        "on the Hub, or a folder with a copy.",
+        help="Self-supervised encoder of the model: its repository on the "
+        "Hub, or a folder with a copy.",
     ),
     "num_codebooks": click.option(
         "--codebooks",
@@ -95,18 +95,19 @@ _MODEL_OPTIONS = {
         help="Precision of the encoder.",
     ),
     "revision": click.option(
-        "--revision", help="Branch, tag or commit of a model on the Hub."
+        "--revision", help="Branch, tag or commit of the model on the Hub."
     ),
     "device": click.option(
         "--device",
-        help="Device of the model, e.g. cpu or cuda; default: a GPU if any.",
+        help="Device of the model, e.g. cpu or cuda; default: a GPU if "
+        "available.",
     ),
 }
 
 
 def model_options(*names: str):
-    """Add options of a model to a verb. Each has the name of a keyword of
-    ``from_hparams``, so a verb takes them as ``**model``."""
+    """Add model options to a verb. Their names are keywords of
+    ``from_hparams``, so the verb can pass them on as ``**model``."""
 
     def decorate(verb):
         """Add the options to a verb."""
@@ -122,19 +123,19 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="Engine that encodes the audio: this process, or a Ray cluster (at "
-    "RAY_ADDRESS, or started on this machine).",
+    help="Engine that encodes the audio: this process, or a Ray cluster (the "
+    "one at RAY_ADDRESS, else one started on this machine).",
 )
 
 
 @contextlib.contextmanager
 def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
-    """Context manager that reports a user's mistake in one line and exits.
+    """Report user errors in one line, and exit.
 
     The traceback is logged, or shown with ``speechbrain-vq --debug``.
     ``interrupted`` is the message after Ctrl-C."""
-    # Printing a file name that is not UTF-8 would fail. A notebook's stdout
-    # has no `reconfigure`.
+    # Otherwise, printing a file name that is not UTF-8 fails. In a notebook,
+    # stdout has no `reconfigure`.
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -147,7 +148,7 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     except Exception as error:
         context = click.get_current_context(silent=True)
         debug = context and context.find_root().meta.get("debug")
-        message = _as_users_mistake(error)
+        message = _user_message(error)
         if debug or message is None:
             raise
         logger.debug("Traceback of the error:", exc_info=True)
@@ -155,15 +156,15 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
         sys.exit(1)
 
 
-def _as_users_mistake(error: Exception) -> str | None:
-    """Return the message for an error that a user can fix; None for others."""
+def _user_message(error: Exception) -> str | None:
+    """Return the message for an error that the user can fix, else None."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, KeyError):
         return f"The key {error} is missing; --debug shows where."
-    # Compared by name: importing torch, PyYAML, ruamel or the Hub is slow.
+    # Compare names, since importing torch, PyYAML, ruamel or the Hub is slow.
     names = {cls.__name__ for cls in type(error).__mro__}
-    # PyTorch raises a RuntimeError, on a GPU an OutOfMemoryError.
+    # PyTorch raises a RuntimeError on the CPU, an OutOfMemoryError on a GPU.
     if "OutOfMemoryError" in names or "can't allocate memory" in str(error):
         detail = str(error).splitlines()[0].split(": ")[-1].rstrip(".")
         return (
@@ -174,7 +175,7 @@ def _as_users_mistake(error: Exception) -> str | None:
         return one_line(error)
     kinds = ImportError, MemoryError, OSError, ValueError
     if isinstance(error, kinds) or "HubError" in names:
-        # An error of a data loader's worker contains the worker's traceback.
+        # An error in a data loader worker contains the worker's traceback.
         _, traceback, rest = str(error).partition("Original Traceback (")
         last = rest.splitlines()[-1].partition(": ")[2] if traceback else ""
         return last or str(error)
@@ -182,8 +183,8 @@ def _as_users_mistake(error: Exception) -> str | None:
 
 
 class Verbs(click.Group):
-    """Group of verbs that suggests a verb for an unknown one, rejects empty
-    arguments, and reports users' mistakes in one line."""
+    """Command group that suggests the closest name for an unknown verb, rejects
+    empty arguments, and reports user errors in one line."""
 
     def invoke(self, context):
         """Run a verb."""
@@ -198,7 +199,7 @@ class Verbs(click.Group):
             known = ", ".join(self.commands)
             context.fail(f"No such verb '{verb}'.{hint} Known: {known}.")
         for argument in arguments:
-            # An empty path would stand for the current folder.
+            # An empty path would mean the current folder.
             if not argument or re.fullmatch(r"-[\w-]+=", argument):
                 name = argument.rstrip("=") or "An argument"
                 raise click.ClickException(
@@ -212,14 +213,14 @@ class Verbs(click.Group):
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Context manager for slow imports. It shows on a terminal that the verb
-    has started. Ctrl-C exits at once, as imports such as NumPy's turn a
-    KeyboardInterrupt into other errors."""
+    """Show a message on terminals during slow imports, and let Ctrl-C exit at
+    once. Some imports, such as NumPy's, turn a KeyboardInterrupt into other
+    errors."""
     if sys.stderr.isatty():
         click.echo("Loading ...", err=True)
     handler = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set a handler. A process that ignores SIGINT, for
-    # example in the background, must keep doing so.
+    # Only the main thread may set a handler. A process that ignores SIGINT,
+    # such as a background job, must keep ignoring it.
     if (
         handler is signal.default_int_handler
         and threading.current_thread() is threading.main_thread()
@@ -239,8 +240,8 @@ def _exit(number, frame):
 
 
 def open_engine(name: str, model: dict):
-    """Return the engine of a name, or None for this process. An engine takes
-    over the device option of the model, which then loads on the CPU."""
+    """Create an engine by name; None stands for this process. An engine takes
+    over the model's device option, and the model itself loads on the CPU."""
     if name == "process":
         return None
     from speechbrain_vq.inference import RayEngine

@@ -18,7 +18,7 @@ from .common import (
     output_folder,
 )
 
-# Options that require --conversion-pairs, a model, or a file of tokens.
+# Options that require --conversion-pairs, a model, or a token file.
 OF_CONVERSIONS = ("targets", "audio")
 OF_MODELS = (
     *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
@@ -49,8 +49,8 @@ OF_TOKENS = ("codebook_size",)
     "--report",
     metavar="FILE",
     type=output_file,
-    help="HTML report on a MODEL, with recordings of the manifest; default: "
-    "report.html in --out.",
+    help="File for an HTML report on a MODEL, with recordings from the "
+    "manifest; default: report.html in --out.",
 )
 @click.option(
     "--judges",
@@ -76,7 +76,7 @@ OF_TOKENS = ("codebook_size",)
     show_default=True,
     metavar="N",
     type=click.IntRange(min=0),
-    help="Number of pairs of utterance and target speaker to convert.",
+    help="Number of (utterance, target speaker) pairs to convert.",
 )
 @click.option(
     "--targets",
@@ -102,7 +102,7 @@ OF_TOKENS = ("codebook_size",)
     "--codebook-size",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Codebook size of TOKENS.jsonl; default: the one its lines state.",
+    help="Codebook size of TOKENS.jsonl; default: as stored in its lines.",
 )
 @click.option(
     "--data-root",
@@ -118,7 +118,7 @@ OF_TOKENS = ("codebook_size",)
     "--abx",
     type=click.Choice(["own", "fastabx"]),
     hidden=True,
-    help="ABX engine of version 0.1.",
+    help="ABX engine in version 0.1.",
 )
 @model_options("vocoder", "ssl_encoder", "revision", "device")
 @engine_option
@@ -132,7 +132,8 @@ def evaluate(source, out, report, abx, strict, engine, **options) -> None:
     _check_options(source, is_tokens, options)
     if abx == "fastabx":
         raise click.UsageError(
-            "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
+            "--abx=fastabx was removed: leave it out, the built-in ABX agrees "
+            "with fastabx."
         )
     with loading():
         from speechbrain_vq.evaluation import evaluate as run
@@ -190,7 +191,7 @@ def _check_options(source, is_tokens, options):
     }
     for names, unused, requirement in (
         (OF_MODELS, is_tokens, f"a model: {source} has only tokens"),
-        (OF_TOKENS, not is_tokens, "a .jsonl of tokens: a model has its own"),
+        (OF_TOKENS, not is_tokens, "a .jsonl token file: a model has its own"),
         (OF_CONVERSIONS, not options["conversions"], "--conversion-pairs"),
     ):
         for name in names:
@@ -224,8 +225,8 @@ def _check_options(source, is_tokens, options):
 def report(**options) -> None:
     """Write an HTML report on a run or model.
 
-    One page has its recordings, training curves, codebook and units, and
-    compares it with other runs.
+    The page shows recordings, training curves, codebook and units, and a
+    comparison with other runs.
     """
     with loading():
         from speechbrain_vq.report import write_report

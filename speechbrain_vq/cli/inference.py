@@ -18,7 +18,7 @@ from .common import (
 
 
 def files_options(command):
-    """Add the arguments and options common to all verbs that process files."""
+    """Add the arguments and options of all verbs that process files."""
     command = click.option(
         "--overwrite",
         is_flag=True,
@@ -30,8 +30,8 @@ def files_options(command):
         default="speech",
         show_default=True,
         metavar="FOLDER|NAME|ORG/NAME",
-        help="Model: its folder, the name of a bundled model (see `list`), "
-        "or a repository on the Hub.",
+        help="Model: a folder, the name of a bundled model (see `list`), or a "
+        "repository on the Hub.",
     )(command)
     return click.argument(
         "places",
@@ -87,7 +87,7 @@ def tokenize(
     Data sets are Parquet files and folders of Dataset.save_to_disk.
     """
     with loading():
-        # The package's own progress bar is the more informative one.
+        # The package's own progress bar is more informative.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
@@ -167,7 +167,8 @@ def _interrupted(overwrite):
 
 
 def _report(result, out, strict=False):
-    """Print the number of files done, and exit with status 1 if it is zero."""
+    """Print a summary. Exit with status 1 if no file was done or, with
+    ``strict``, if any was left out."""
     from speechbrain_vq.dataio.audio import count_reasons
 
     for reason in result.bad.values():

@@ -41,7 +41,7 @@ def list_all() -> None:
         for name, recipe in FOLDER_RECIPES.items()
     }
     _show("Recipes for `train FOLDER --recipe=NAME`", for_folders)
-    # The recommended preset first.
+    # List the recommended preset first.
     names = sorted(preset_names(), key=lambda name: name != "robust")
     presets = {name: describe_preset(name) for name in names}
     _show("Presets for --preset", presets)
@@ -63,7 +63,7 @@ def list_all() -> None:
     help="Name of the recipe's yaml file to print.",
 )
 def config(recipe, name) -> None:
-    """Print the yaml file of a recipe, to edit and train with.
+    """Print the yaml file of a recipe, as a template for your own.
 
     Run `speechbrain-vq config RECIPE > my.yaml`, edit the file, then run
     `speechbrain-vq train RECIPE --config my.yaml` in any folder.

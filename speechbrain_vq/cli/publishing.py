@@ -18,7 +18,7 @@ from .common import (
 @click.option(
     "--out",
     type=output_path,
-    help="Folder for the exported model; the argument OUTPUT does the same.",
+    help="Folder for the exported model; same as the argument OUTPUT.",
 )
 @click.option(
     "--min-key",
@@ -58,7 +58,7 @@ from .common import (
 @click.option(
     "--force",
     is_flag=True,
-    help="Export even a model in its warm-up or with a dead codebook.",
+    help="Export the model even if it is in warm-up or its codebook is dead.",
 )
 def export(
     run_folder, output, out, license, language, datasets, **options
@@ -68,7 +68,7 @@ def export(
     The exported folder can be loaded with from_hparams and pushed to the Hub.
     """
     if (output is None) == (out is None):
-        raise click.UsageError("Set the folder for the model once, by --out.")
+        raise click.UsageError("Give the output folder once, with --out.")
     output = out or output
     with loading():
         from speechbrain_vq.publish import export_pretrained

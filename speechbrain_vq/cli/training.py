@@ -29,7 +29,7 @@ DEMO = pathlib.Path("results/demo")
 @click.option(
     "--out",
     type=output_folder,
-    help=f"Folder for the corpus, the runs and the results; default: {DEMO}.",
+    help=f"Folder for the corpus, runs and results; default: {DEMO}.",
 )
 @click.option(
     "--output", type=output_folder, hidden=True, help="Former name of --out."
@@ -90,7 +90,7 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
     "--steps",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Number of optimizer steps; default: the recipe's, or chosen by the "
+    help="Number of optimizer steps; default: the recipe's, or based on the "
     "amount of audio in FOLDER.",
 )
 @click.option(
@@ -101,13 +101,13 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--config",
     metavar="FILE",
-    help="Yaml file of hyperparameters: a path, as written by `config`, or "
-    "the name of one of the recipe's files; default: train.yaml.",
+    help="Yaml file of hyperparameters: a path (see `config`), or the name of "
+    "one of the recipe's files; default: train.yaml.",
 )
 @click.option(
     "--out",
     type=output_folder,
-    help="Folder of the run; default: results/FOLDER, or the recipe's.",
+    help="Output folder of the run; default: results/FOLDER, or the recipe's.",
 )
 @click.option(
     "--strict",
@@ -157,8 +157,8 @@ def train(
         data = [f"--data_folder={source}"]
         if any(re.match("--data[-_]folder\\b", arg) for arg in context.args):
             raise click.UsageError(
-                f"The recordings are those in {source}: leave --data_folder "
-                "out, or name a recipe instead of the folder."
+                f"The data is the folder {source}: leave --data_folder out, or "
+                "name a recipe instead of the folder."
             )
     options = {
         "preset": preset,
@@ -175,28 +175,28 @@ def train(
         if out.resolve().is_relative_to(folder):
             raise click.UsageError(
                 f"The run in {out} would be among the recordings in {source}: "
-                "name another folder by --out."
+                "choose another folder with --out."
             )
         if not any(folder.iterdir()):
             raise click.UsageError(f"The folder {source} is empty.")
         arguments += ["--strict=True"] * strict
-        # It creates manifests, chooses defaults, and runs the recipe's script.
+        # This script creates manifests, sets defaults, and runs the recipe.
         arguments = [str(script), source, *arguments]
         script = recipe_path("common/folder.py")
-    # Hides warnings of optional packages when SpeechBrain is imported.
+    # Hide warnings about optional packages when SpeechBrain is imported.
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)
     logging.basicConfig(handlers=[errors])
     with loading():
-        # The slowest import of every recipe.
+        # The slowest import in every recipe.
         import speechbrain_vq.publish.export  # noqa: F401
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
 
 
 def _check_options(context: click.Context, logger: str | None) -> None:
-    """Raise a usage error for a misspelled option, or a logger whose package
-    is not installed."""
+    """Raise a usage error for a misspelled option, or for a logger whose
+    package is not installed."""
     own = [o for p in context.command.params for o in p.opts if o[0] == "-"]
     for argument in context.args:
         name = argument.split("=")[0]

@@ -17,7 +17,7 @@ from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
-# Maximum number of item pairs to warp for an error. It covers all pairs of some
+# Maximum number of item pairs to warp per error. It covers all pairs in a few
 # hundred utterances. For larger data, confidence intervals are +-0.003 (any
 # context, 50 speakers) to +-0.01 (same context, across speakers).
 MAX_PAIRS = 4_000_000
@@ -32,8 +32,8 @@ _FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
 
 class Cell(NamedTuple):
     """Indices of items X, A and B to compare: X and A of one phone, B of all
-    others; A and B of ``speaker``, X of one speaker. In the same context, all
-    have the same neighbors."""
+    other phones; A and B of ``speaker``, X of one speaker. In the same context,
+    all have the same neighbors."""
 
     speaker: str
     phone: str
@@ -54,8 +54,8 @@ class Cell(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Cells to compare, their number of triples, and the number of triples
-    without the limit on pairs."""
+    """Cells to compare, their number of triples, and the total number of
+    triples before pairs were limited."""
 
     cells: list[Cell]
     triples: int
@@ -70,13 +70,13 @@ def make_cells(
     seed: int = 0,
     max_pairs: float = math.inf,
 ) -> Cells:
-    """Make the cells of an ABX error.
+    """Create the cells of an ABX error.
 
     A and X are of one phone and B of another; A and B are of one speaker. X is
     of the same speaker (``speaker="within"``) or of up to ``max_x_across``
-    other ones (``"across"``). With ``context="within"``, A, B and X have the
-    same neighbors. If cells have more than ``max_pairs`` item pairs to warp,
-    they are drawn at random, in rounds of one cell per phone and speaker.
+    others (``"across"``). With ``context="within"``, A, B and X have the same
+    neighbors. If cells have more than ``max_pairs`` item pairs to warp, they
+    are drawn at random, in rounds of one cell per phone and speaker.
 
     Example
     -------
@@ -136,13 +136,13 @@ def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Compute angles divided by pi [I, J] between vectors [I, D] and [J, D];
     0.5 for zero vectors."""
     x, y = (normalize(vectors.double(), dim=1) for vectors in (x, y))
-    # Rounding must not break ties: errors depend on the order of summation.
+    # Round, since numerical errors would break ties.
     angles = (x @ y.T).clamp(-1, 1).acos() / math.pi
     return angles.float().round(decimals=6)
 
 
 def identity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Compute the share of codebooks [I, J] in which codes [I, C] and [J, C]
+    """Compute the fraction of codebooks [I, J] in which codes [I, C] and [J, C]
     differ; 0 or 1 with one codebook."""
     return (x.unsqueeze(1) != y).float().mean(2)
 
@@ -155,7 +155,7 @@ def abx_error(
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the ABX error of each bootstrap replicate [R] (Schatz et al.,
-    2013), 0.5 at chance and nan without a cell.
+    2013): 0.5 at chance, and nan if there are no cells.
 
     A triple is an error if X is nearer to B than to A, and half an error in a
     tie. As in ZeroSpeech and fastabx, errors are averaged over triples, then
@@ -277,8 +277,8 @@ class Abx(Metric):
     """ABX errors of units, codewords and latents, within and across speakers,
     in the same and in any context.
 
-    Only the frames of items are stored, so memory does not grow with the
-    corpus. ``samples`` come from ``sample_items``.
+    Only frames of items are stored, so memory does not grow with the corpus.
+    ``samples`` come from ``sample_items``.
     """
 
     label = "ABX error (0.5 is chance)"
@@ -325,7 +325,7 @@ class Abx(Metric):
                     for cell in cells.cells
                     for index in (*cell.x, *cell.a, *cell.b)
                 }
-                label = f"{speaker} speakers, {_PLACES[context]} context"
+                label = f"{speaker} speakers, {_CONTEXTS[context]} context"
                 for source in sources[0] if files else ():
                     errors = abx_error(
                         [by_source[source] for by_source in sources],
@@ -359,7 +359,7 @@ class Abx(Metric):
                     f"{who}{place}, with another phone by the same speaker"
                 )
         if self._dropped:
-            notes.append(f"{self._dropped} ABX items without a whole frame")
+            notes.append(f"{self._dropped} ABX items without a complete frame")
         return notes
 
     def settings(self) -> dict:
@@ -379,9 +379,9 @@ class Abx(Metric):
         }
 
 
-_PLACES = {"within": "same", "any": "any"}
+_CONTEXTS = {"within": "same", "any": "any"}
 
 
 def _condition(speaker, context):
     """Return a name such as ``within_speaker_same_context``."""
-    return f"{speaker}_speaker_{_PLACES[context]}_context"
+    return f"{speaker}_speaker_{_CONTEXTS[context]}_context"

@@ -15,7 +15,7 @@ from speechbrain_vq.dataio.manifests import Item, make_items, read_items
 # Maximum number of items of a group: a speaker, a phone and, in the same
 # context, neighbors.
 MAX_SIZE_GROUP = 10
-# Maximum number of items by context. Items of the same context are triphones,
+# Maximum number of items by context. Items for the same context are triphones,
 # three times as long as phones.
 MAX_ITEMS = {"within": 20_000, "any": 40_000}
 
@@ -31,8 +31,8 @@ class ItemSample(NamedTuple):
 
 def frames_of(item: Item, rate: float) -> slice:
     """Return the frames, at ``rate`` per second, whose midpoint lies in the
-    item, as fastabx does. Libri-Light's ABX has one frame less at the end."""
-    # Rounding keeps midpoints that lie exactly on the item's edge.
+    item, as in fastabx. Libri-Light's ABX has one frame less at the end."""
+    # Rounding keeps midpoints exactly on the edges of the item.
     start = math.ceil(round(item.onset * rate - 0.5, 6))
     stop = math.floor(round(item.offset * rate - 0.5, 6)) + 1
     return slice(max(start, 0), stop)
@@ -65,7 +65,7 @@ def sample_items(
     if anonymous:
         notes.append(
             f"ABX items of {anonymous} of {len(spoken)} utterances with phones: "
-            "the manifest (spk_id) does not name the speaker"
+            "the manifest does not name the speaker (spk_id)"
         )
     return samples, notes
 
@@ -82,14 +82,14 @@ def _items_of_file(entries, path):
 
 
 def _note_unknown_files(entries, path):
-    """Return a note on items of files that the manifest does not name."""
+    """Return a note on items in files that the manifest does not list."""
     files = collections.Counter(item.file for item in read_items(path))
     unknown = [file for file in files if file not in entries]
     if not unknown:
         return []
     return [
         f"{sum(files[file] for file in unknown)} of {files.total()} ABX items "
-        f"are of files that the manifest does not name, e.g. {unknown[0]}"
+        f"are in files that the manifest does not list, e.g. {unknown[0]}"
     ]
 
 
@@ -104,20 +104,20 @@ def subsample(
     """Draw at most ``max_size_group`` items of each group: a speaker, a phone
     and, for ``context="within"``, neighbors.
 
-    Groups are those of at most ``max_speakers`` speakers. If there are still
-    more than ``max_items`` items, all items of some neighbors (of some phones
-    for ``context="any"``) are dropped, so that items to be compared stay
-    together. At least one of these is kept. Memory is bounded by the sample
-    size. The sample depends on the order of items only within a group.
+    Groups are from at most ``max_speakers`` speakers. If there are still more
+    than ``max_items`` items, all items of some neighbors (of some phones for
+    ``context="any"``) are dropped, so that items to be compared stay together.
+    At least one of the neighbors (phones) is kept. Memory is bounded by the
+    sample size. The sample depends on the order of items only within a group.
 
     ``read`` returns an iterable of all items, and is called three times.
-    Returns the sample in its original order, and the number of all items.
+    Returns the sample in its original order, and the total number of items.
     """
     counts = collections.Counter(item.speaker for item in read())
     speakers = set(_draw(sorted(counts), max_speakers, f"{seed}"))
 
     def grouped():
-        """Yield the items of the speakers with their groups."""
+        """Yield the groups and items of the drawn speakers."""
         for item in read():
             if item.speaker in speakers:
                 group = item.speaker, item.phone
@@ -141,8 +141,8 @@ def subsample(
 
 def _group_sizes(grouped, context, max_size_group, max_items, seed):
     """Count the items of each group that ``max_items`` does not exclude."""
-    # Group sizes by neighbors (or phone), which are dropped as a whole: first
-    # those with the largest hash.
+    # Group sizes by neighbors (or phone). These are dropped as a whole, in the
+    # descending order of their hashes.
     sizes, heap, total, limit = {}, [], 0, None
     for group, _ in grouped:
         key = group[2:] if context == "within" else group[1]

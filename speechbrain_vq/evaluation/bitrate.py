@@ -10,16 +10,16 @@ from .intervals import WeightedCounts, WeightedRatios, estimate
 from .metric import NON_NEGATIVE, USAGE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
-# Maximum number of different symbols to count. A symbol is a frame's tokens
-# in all codebooks.
+# Maximum number of distinct symbols to count. A symbol consists of a frame's
+# tokens in all codebooks.
 _MAX_SYMBOLS = 100_000
 
 
 class BitRate(Metric):
     """Tokens and bits per second over all utterances, and codebook usage.
 
-    - ``used_codes_percent``: share of all codes that occur. It has no interval,
-      as a resample cannot use more codes than the data.
+    - ``used_codes_percent``: percentage of all codes that occur. It has no
+      interval, as a resample cannot use more codes than the data.
     - ``perplexity``: mean over codebooks.
     - ``frames_per_second``, and ``tokens_per_second`` in all codebooks.
     - ``bits_per_second_entropy``: rate of an ideal code for single tokens, with
@@ -29,10 +29,11 @@ class BitRate(Metric):
       Zero Resource Speech Challenge 2019, section 3.3), symbols per second
       times the entropy of a symbol, the tokens of all codebooks in a frame.
     - ``runs_per_second``, ``bits_per_second_runs``: the same with repeated
-      symbols merged, without their durations.
+      symbols merged and their durations ignored.
 
     ``used_codes_percent`` and ``bits_per_second_log2_codes`` require
-    ``codebook_size``: tokens do not tell which codes a collapsed codebook has.
+    ``codebook_size``: it cannot be inferred from tokens, as codes may be
+    unused.
 
     Example
     -------
@@ -123,16 +124,17 @@ class BitRate(Metric):
         if not self.codebook_size:
             notes.append(
                 "used codes, bits per second by log2 of the codes, and the "
-                "verdict: they need the codebook size, which the lines do not "
-                "state; give --codebook-size"
+                "verdict: they need the codebook size, which is not in the "
+                "lines; give --codebook-size"
             )
         if "bits_per_second_zerospeech" not in estimates:
-            notes.append("ZeroSpeech's bit rate: too many different codes")
+            notes.append("ZeroSpeech's bit rate: too many distinct codes")
         return notes
 
     def tables(self) -> dict:
-        """Return ``code_counts`` [C, K], how often each code occurs; K is the
-        largest token plus one if the codebook size is unknown."""
+        """Return ``code_counts`` [C, K], the number of occurrences of each
+        code. If the codebook size is unknown, K is the largest token plus
+        one."""
         size = self.codebook_size or self._largest + 1
         code_counts = torch.zeros(self._books, size, dtype=torch.int64)
         for key, row in zip(

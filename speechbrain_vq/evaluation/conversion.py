@@ -18,9 +18,10 @@ from .utterances import EvaluatedModel, Utterance
 
 
 class Pair(NamedTuple):
-    """A conversion: the source utterance, the target speaker, the utterance of
-    that speaker that conditions the decoder (``voice``), and the one to compare
-    with (``target``), which differs unless the speaker has only one."""
+    """Conversion to evaluate: the source utterance, the target speaker, the
+    utterance of that speaker that conditions the decoder (``voice``), and the
+    utterance to compare with (``target``), which differs unless the speaker has
+    only one."""
 
     source: str
     speaker: str
@@ -35,11 +36,11 @@ def conversion_pairs(
     speakers: Collection[str] = (),
     targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
-    """Draw at most ``number`` distinct pairs of a source utterance and another
-    speaker.
+    """Draw at most ``number`` distinct pairs of a source utterance and a
+    different speaker.
 
     Target speakers are drawn from the manifest ``targets``, by default that of
-    the sources. If ``speakers`` is not empty, only those are drawn.
+    the sources. If ``speakers`` is not empty, only they are drawn.
     """
     sources = _by_speaker(manifest)
     voices = sources if targets is None else _by_speaker(targets)
@@ -69,7 +70,7 @@ def _by_speaker(manifest):
 def token_agreement(
     source: torch.Tensor, converted: torch.Tensor
 ) -> tuple[int, int]:
-    """Count the frames at which tokens [T, C] agree, and the frames of the
+    """Count the frames in which tokens [T, C] agree, and the frames of the
     longer sequence."""
     shared = min(len(source), len(converted))
     same = (source[:shared] == converted[:shared]).all(1)
@@ -79,12 +80,12 @@ def token_agreement(
 class Conversion(JudgedSpeech):
     """Scores of utterances converted to other voices.
 
-    - ``token_agreement``: share of frames at which converted speech has the
+    - ``token_agreement``: fraction of frames in which converted speech has the
       tokens of the source.
     - ``token_agreement_own_voice``: the same for the source decoded in its own
       voice, an upper bound set by decoder and vocoder.
-    - The scores of each judge. Judges that return ``to_source`` and
-      ``to_target`` add ``closer_to_target`` (share of pairs).
+    - The scores of each judge. If a judge returns ``to_source`` and
+      ``to_target``, ``closer_to_target`` is added (fraction of pairs).
 
     ``targets`` is the manifest of the target speakers, ``pairs`` are the
     conversions from ``conversion_pairs``, and ``audio`` is a folder to write
@@ -143,10 +144,10 @@ class Conversion(JudgedSpeech):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Return notes on the results, see ``Metric``."""
-        notes = [f"{pair}: {why}" for pair, why in self.errors.items()]
+        notes = [f"{pair}: {error}" for pair, error in self.errors.items()]
         if not estimates and not notes:
             notes = [
-                "conversion: the manifest (spk_id) does not name two speakers, "
+                "conversion: the manifest does not name two speakers (spk_id), "
                 "or none that the model supports"
             ]
         elif not self.judges:
@@ -158,14 +159,14 @@ class Conversion(JudgedSpeech):
         return {**self.model.settings(), "converted": self.number}
 
     def _agreement(self, utterance, voice, speaker):
-        """Return the token agreement of converted speech, and its samples."""
+        """Convert an utterance. Return the token agreement and the samples."""
         output = self.model.convert(utterance, voice, speaker)
         tokens = self.model.tokens(output)
         return token_agreement(utterance.tokens, tokens), output
 
     def _write(self, number, pair, audio):
         self.audio.mkdir(parents=True, exist_ok=True)
-        # Every file system allows letters, digits and hyphens.
+        # Letters, digits and hyphens are valid on every file system.
         source, speaker, _, target = (
             "".join(c if c.isalnum() else "-" for c in name) for name in pair
         )

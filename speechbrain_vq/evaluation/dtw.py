@@ -12,9 +12,9 @@ def dtw(
 
     ``costs`` [N, I, J] are distances between frames. ``rows`` and ``columns``
     [N] are the numbers of frames of both sequences; costs beyond them are
-    ignored. A path leads from the first pair of frames to the last, and each
-    step advances one sequence or both by a frame. Ties are broken from the end
-    of the path: a step in both sequences first, then one in the second alone.
+    ignored. A path leads from the first pair of frames to the last. Each step
+    advances one or both sequences by a frame. Ties are broken from the end of
+    the path: steps in both sequences are preferred, then steps in the second.
 
     Example
     -------
@@ -23,10 +23,10 @@ def dtw(
     tensor([0.5000])
     """
     number, height, width = costs.shape
-    # With pairs last, an anti-diagonal is a strided slice, not a copy.
+    # With pairs as the last dimension, an anti-diagonal is a view, not a copy.
     cells = costs.permute(1, 2, 0).reshape(height * width, number)
-    # Costs and lengths of paths on three anti-diagonals. Row 0 is a border
-    # that no path enters.
+    # Costs and lengths of paths on three anti-diagonals. Row 0 is padding that
+    # no path enters.
     sums = list(costs.new_full((3, height + 1, number), torch.inf))
     sizes = list(torch.zeros(3, height + 1, number, dtype=torch.int32))
     ends, means = rows + columns - 2, costs.new_empty(number)

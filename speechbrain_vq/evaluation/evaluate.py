@@ -1,4 +1,4 @@
-"""Evaluation of a model, or of a token file, by all metrics."""
+"""Evaluation of a model or a token file with all metrics."""
 
 import os
 import pathlib
@@ -31,16 +31,16 @@ from .segmentation import Segmentation
 from .tokens import TokenFile
 from .utterances import EvaluatedModel
 
-# Suffixes of token files in formats that are not supported.
+# Suffixes of token files in unsupported formats.
 _OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
 
 
 class Evaluation(NamedTuple):
     """Results of ``evaluate``: estimates by section and key, settings, notes on
-    what was left out and why, tables of counts, and titles of sections.
+    what was left out and why, tables of counts, and section titles.
 
-    ``tables`` holds ``phone_units`` [phones, units] of the first codebook, the
-    names of its ``phones``, and ``code_counts`` [C, K].
+    ``tables`` contains ``phone_units`` [phones, units] of the first codebook,
+    the names of its ``phones``, and ``code_counts`` [C, K].
     """
 
     metrics: dict[str, dict[str, Estimate]]
@@ -81,9 +81,10 @@ def evaluate(
     """Evaluate units by phone information, ABX, segmentation, linear probes,
     bit rate, reconstruction and voice conversion.
 
-    One pass over the utterances suffices. Memory is bounded: it holds counts,
-    and frames of a limited number of ABX items and probe inputs. The 95 %
-    confidence intervals are by bootstrap over utterances, see ``intervals``.
+    All metrics are computed in one pass over the utterances. Memory is bounded:
+    only counts, and a limited number of ABX frames and probe inputs, are kept.
+    The 95 % confidence intervals are from a bootstrap over utterances, see
+    ``intervals``.
 
     Arguments
     ---------
@@ -91,7 +92,7 @@ def evaluate(
         A model (an exported folder, ``org/name`` on the Hub, or a loaded one),
         or a ``.jsonl`` token file of any model, see ``tokens.read_tokens``.
     manifest : path
-        Json manifest, see ``read_manifest``. ABX requires speakers
+        JSON manifest, see ``read_manifest``. ABX requires speakers
         (``spk_id``).
     item : path, optional
         ZeroSpeech item file for ABX in the same context; by default, triphones
@@ -106,16 +107,16 @@ def evaluate(
     seed : int
         Random seed.
     codebook_size : int, optional
-        Codebook size of a token file; by default the one that its lines state.
+        Codebook size of a token file; by default the one stored in its lines.
     data_root : path, optional
         Value of ``{data_root}`` in the manifest.
     conversions : int
         Maximum number of randomly drawn pairs of an utterance and another
         speaker to convert.
     targets : path, optional
-        Json manifest of the target speakers; by default ``manifest``.
+        JSON manifest of the target speakers; by default ``manifest``.
     audio : path, optional
-        Folder to write the recordings of the conversions to.
+        Folder for the recordings of the conversions.
     progress : bool
         Whether to show a progress bar.
     engine : RayEngine, optional
@@ -190,8 +191,8 @@ def evaluate(
 
 
 def _update(metrics, encoder, entries, bootstrap, progress):
-    """Update all metrics. Return counts for the settings, and notes on what
-    was left out."""
+    """Update all metrics. Return counts for the settings, and notes on
+    omissions."""
     count, seconds, wrong_lengths = 0, 0.0, []
     for utterance in tqdm(
         encoder.utterances(entries),
@@ -200,7 +201,7 @@ def _update(metrics, encoder, entries, bootstrap, progress):
         disable=None if progress else True,
     ):
         name, entry = utterance.name, utterance.entry
-        # Without a stated duration, that of the tokens may be off by a frame.
+        # A duration computed from the tokens may differ by up to a frame.
         tolerance = TOLERANCE + 1 / utterance.token_rate
         end = entry["phones"][-1][1] if entry["phones"] else 0
         if end > utterance.seconds + tolerance:
@@ -218,16 +219,16 @@ def _update(metrics, encoder, entries, bootstrap, progress):
             metric.update(utterance, weights)
         count, seconds = count + 1, seconds + utterance.seconds
     counts = {"utterances": count, "seconds": round(seconds, 2)}
-    # In the order of the manifest, also if an engine encoded it.
+    # Keep the order of the manifest, even if an engine encoded it.
     errors = {n: encoder.errors[n] for n in entries if n in encoder.errors}
     if errors:
         reasons = {
-            name: why.removeprefix(f"{entries[name]['wav']}: ")
-            for name, why in errors.items()
+            name: error.removeprefix(f"{entries[name]['wav']}: ")
+            for name, error in errors.items()
         }
         counts["utterances_left_out"] = len(errors)
         counts["reasons"] = count_reasons(reasons)
-    notes = [f"{name}: {why}" for name, why in errors.items()]
+    notes = [f"{name}: {error}" for name, error in errors.items()]
     if wrong_lengths:
         notes.append(
             f"lengths of {len(wrong_lengths)} utterances that differ from the "
@@ -239,7 +240,7 @@ def _update(metrics, encoder, entries, bootstrap, progress):
 def _collect(
     metrics: dict[str, Metric], settings: dict, notes: list[str]
 ) -> Evaluation:
-    """Compute all metrics and collect their notes, settings and tables."""
+    """Compute all metrics, and collect their notes, settings and tables."""
     estimates = {name: metric.compute() for name, metric in metrics.items()}
     tables: dict = {}
     for name, metric in metrics.items():
@@ -252,7 +253,7 @@ def _collect(
 
 
 def _open(source, codebook_size, engine, options):
-    """Return the source of utterances: a model or a token file."""
+    """Open the source of utterances: a model or a token file."""
     if not isinstance(source, str | os.PathLike):
         return EvaluatedModel(source, engine)
     path = pathlib.Path(source)
@@ -266,7 +267,7 @@ def _open(source, codebook_size, engine, options):
         return TokenFile(source, codebook_size)
     if not path.is_dir() and (path.is_file() or path.suffix in _OTHER_FORMATS):
         raise ValueError(
-            f"{source}: a token file must be .jsonl, as `tokenize` writes it "
+            f"{source}: a token file must be .jsonl, as written by `tokenize` "
             "with --out=NAME.jsonl; a model is a folder, or org/name."
         )
     from speechbrain_vq.inference import VQTokenizer

@@ -19,14 +19,15 @@ def estimate(
     quantity: Quantity = UNNAMED,
     cases: int = 2,
 ) -> Estimate:
-    """Compute a 95 % confidence interval from ``values`` [1 + R] on the data
-    and on each bootstrap replicate. ``cases`` is the number of utterances that
-    contribute; fewer than two have no interval, as all replicates are equal.
+    """Compute a 95 % confidence interval from ``values`` [1 + R], the value on
+    the data followed by those on the bootstrap replicates. ``cases`` is the
+    number of utterances that contribute. With fewer than two there is no
+    interval, as all replicates are equal.
 
-    The interval is 1.96 standard errors to both sides (Efron and Tibshirani,
-    An Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
-    quantity. A percentile interval could exclude the value itself, since
-    entropies of resampled data are biased downwards.
+    The interval extends 1.96 standard errors to both sides (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13), within the
+    bounds of the quantity. A percentile interval might exclude the value
+    itself, since entropies of resampled data are biased downwards.
 
     Example
     -------
@@ -51,9 +52,9 @@ def clip_interval(
     With two finite bounds, this is the Wilson score interval for the effective
     number of cases, which has the given standard error (Kott, 2017, A note on
     Wilson coverage intervals for proportions estimated from complex samples).
-    At a bound the standard error is 0, and ``cases`` is used: no error in 16
-    utterances does not mean an error rate of 0. If a bound is infinite, the
-    normal interval is clipped.
+    At a bound, where the standard error is 0, ``cases`` is used instead: no
+    error in 16 utterances does not mean an error rate of 0. If a bound is
+    infinite, the normal interval is clipped.
     """
     lower, upper = bounds
     size = upper - lower
@@ -77,14 +78,14 @@ def wilson(share: float, number: float) -> tuple[float, float]:
     middle = share + squared / 2
     half = math.sqrt(squared * (share * (1 - share) + squared / 4))
     low, high = ((middle + s * half) / (1 + squared) for s in (-1, 1))
-    # Rounding must not exclude the proportion or exceed 0..1.
+    # Rounding must not exclude the proportion or leave [0, 1].
     return min(max(low, 0.0), share), max(min(high, 1.0), share)
 
 
 class PoissonBootstrap:
     """Poisson bootstrap over utterances (Hanley and MacGibbon, 2006).
 
-    The weight of an utterance in each replicate is a Poisson variable of mean
+    The weight of an utterance in each replicate is a Poisson variable with mean
     1. It is a function of the seed and the utterance's name: the order of
     utterances does not matter, and models are compared on the same replicates.
 
@@ -98,8 +99,8 @@ class PoissonBootstrap:
         self.replicates, self.seed = replicates, seed
 
     def weights(self, name: str) -> torch.Tensor:
-        """Return the integer weights [1 + R] of an utterance: 1 in the data,
-        then its weight in each replicate."""
+        """Return the integer weights [1 + R] of an utterance: 1 for the data,
+        followed by its weight in each replicate."""
         random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         drawn = torch.from_numpy(random.poisson(1.0, self.replicates))
         return torch.cat([torch.ones(1), drawn]).int()
@@ -107,7 +108,7 @@ class PoissonBootstrap:
 
 class WeightedCounts:
     """Counts of keys, in the data and in each bootstrap replicate. With more
-    than ``limit`` different keys, all counts are dropped and ``full`` is True.
+    than ``limit`` distinct keys, all counts are dropped and ``full`` is True.
 
     Example
     -------
@@ -168,7 +169,7 @@ class WeightedRatios:
         self, name: str, over: float, under: float, weights: torch.Tensor
     ) -> None:
         """Add to the numerator and the denominator of a ratio, with the weights
-        [1 + R] of an utterance, the same tensor in all of its additions."""
+        [1 + R] of an utterance. Pass the same tensor for each of its terms."""
         if under > 0 and self._weights.get(name) is not weights:
             self._weights[name] = weights
             self._cases[name] += 1
@@ -176,7 +177,7 @@ class WeightedRatios:
         self._sums[name] = self._sums.get(name, 0) + pair * weights.double()
 
     def values(self, name: str) -> torch.Tensor:
-        """Return a ratio [1 + R], nan where its denominator is 0."""
+        """Return a ratio [1 + R]; nan where the denominator is 0."""
         over, under = self._sums[name]
         return over / torch.where(under > 0, under, torch.nan)
 

@@ -2,11 +2,11 @@
 
 A judge is a callable ``judge(audio, sample_rate, entry)`` that returns scores
 by name. ``audio`` is a dictionary of waveforms [samples]: ``source``,
-``output`` and, in conversions, ``target``. ``entry`` is the manifest entry. The
-report shows the mean of scores that are numbers. For scores that are pairs
+``output`` and, for conversions, ``target``. ``entry`` is the manifest entry.
+The report shows the mean of scores that are numbers. For scores that are pairs
 (numerator, denominator), such as errors and words, it shows the ratio of the
-sums. A judge may have attributes ``name`` and ``weights`` for the report, and
-``quantities``.
+sums. A judge may have the attributes ``name`` and ``weights`` for the report,
+and ``quantities``.
 """
 
 import importlib.metadata
@@ -25,7 +25,8 @@ _CLOSER = Quantity("closer to the target", "share of pairs", SHARE)
 
 
 def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
-    """Load judges by their names in the report; see ``load_judge``."""
+    """Load judges, and return them by their names in the report; see
+    ``load_judge``."""
     judges = [load_judge(judge) for judge in judges]
     names = [_name(judge) for judge in judges]
     if len(set(names)) < len(names):
@@ -36,7 +37,7 @@ def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
 def load_judge(name: str | Callable) -> Callable:
     """Load a judge: ``resemblyzer``, ``whisper``, ``whisper:WEIGHTS``, or your
     own as ``module:callable``. ``WEIGHTS`` is a folder, or a name that
-    faster-whisper downloads. A callable is returned.
+    faster-whisper downloads. Callables are returned unchanged.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def load_judge(name: str | Callable) -> Callable:
             raise ValueError(f"The judge '{kind}' takes no weights.")
         try:
             return JUDGES[kind](weights) if weights else JUDGES[kind]()
-        # Third-party packages may raise anything.
+        # Third-party packages may raise any error.
         except Exception as error:
             raise ImportError(
                 f"The judge '{kind}' cannot be used: {error}. "
@@ -86,7 +87,7 @@ def judge_settings(judges: dict[str, Callable]) -> dict:
 
 
 class JudgedSpeech(Metric):
-    """Base class of metrics of decoded speech, with the scores of judges."""
+    """Base class of metrics on decoded speech, including judges' scores."""
 
     quantities: dict[str, Quantity] = {}
 
@@ -101,7 +102,7 @@ class JudgedSpeech(Metric):
         """Add the scores of all judges, under names such as ``judge:key``.
 
         If a judge returns ``to_source`` and ``to_target``, ``closer_to_target``
-        is whether the second is greater.
+        is 1 if the latter is greater, else 0.
         """
         self.number += 1
         for name, judge in self.judges.items():
@@ -129,8 +130,8 @@ class JudgedSpeech(Metric):
 
 
 class Resemblyzer:
-    """Cosine similarities of the output's speaker embedding with those of
-    source and target, by Resemblyzer."""
+    """Cosine similarities between the speaker embedding of the output and those
+    of source and target, by Resemblyzer."""
 
     name = "resemblyzer"
     install = (
@@ -160,8 +161,8 @@ class Resemblyzer:
 
 class Whisper:
     """Word error rates of source and output against the English ``words`` of
-    the manifest, by faster-whisper with ``weights`` from a folder, or of a name
-    that it downloads. Whisper fails to recognize espeak's voices."""
+    the manifest, by faster-whisper. ``weights`` is a folder, or a name to
+    download. Whisper fails to recognize espeak's voices."""
 
     name = "whisper"
     install = (
@@ -189,8 +190,8 @@ class Whisper:
     def __call__(
         self, audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
     ) -> dict[str, tuple[int, int]]:
-        """Return the errors and words of ``wer_source`` and ``wer_output``;
-        nothing without words."""
+        """Return the numbers of errors and words for ``wer_source`` and
+        ``wer_output``; empty if the entry has no words."""
         import jiwer
 
         words = _plain(entry.get("words") or "")

@@ -13,8 +13,8 @@ SHARE, NON_NEGATIVE = (0.0, 1.0), (0.0, math.inf)
 
 
 class Quantity(NamedTuple):
-    """Label and unit of a value, as reports show them, and its possible range,
-    to which confidence intervals are clipped.
+    """Label and unit of a value, as shown in reports, and its range, to which
+    confidence intervals are clipped.
 
     Example
     -------
@@ -31,7 +31,7 @@ class Quantity(NamedTuple):
 
 
 UNNAMED = Quantity("")
-# Codebook usage statistics of a Brain, by their keys in ``vq_stats``.
+# Codebook statistics of a Brain, by their keys in ``vq_stats``.
 USAGE = {
     "bits_per_second": Quantity(
         "bit rate, by the entropy of the codes", "bits/s", NON_NEGATIVE
@@ -45,8 +45,9 @@ USAGE = {
 
 
 class Estimate(NamedTuple):
-    """A value (nan without data) and its 95 % confidence interval, whose ends
-    are None without bootstrap replicates or with fewer than two utterances."""
+    """Value (nan without data) and its 95 % confidence interval. ``low`` and
+    ``high`` are None without bootstrap replicates or with fewer than two
+    utterances."""
 
     value: float
     low: float | None = None
@@ -64,13 +65,13 @@ class Metric:
     label = ""
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Accumulate an utterance. ``weights`` [1 + R] are its weight in the
-        data, which is 1, and in each bootstrap replicate."""
+        """Accumulate an utterance. ``weights`` [1 + R] are its weights in the
+        data, where it is 1, and in each bootstrap replicate."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, Estimate]:
         """Compute the values over all utterances so far, by their keys in
-        ``results.json``. The dictionary is empty without data."""
+        ``results.json``; empty without data."""
         raise NotImplementedError
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:

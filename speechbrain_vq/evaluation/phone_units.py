@@ -1,5 +1,5 @@
 """Phone information of units, from tables of counts [phones, units]. Other
-classes, such as characters or image labels, may take the place of phones."""
+classes, such as characters or image labels, can replace phones."""
 
 import collections
 import math
@@ -17,8 +17,8 @@ from .utterances import Utterance
 def phones_at(
     phones: Sequence[tuple[float, float, str]], times: Sequence[float]
 ) -> list:
-    """Return the phone at each of the sorted times, None between phones.
-    ``phones`` are sorted (start, end, phone) in seconds."""
+    """Return the phone at each of the sorted times; None between phones.
+    ``phones`` are sorted tuples (start, end, phone), in seconds."""
     names, index = [], 0
     for time in times:
         while index < len(phones) and phones[index][1] <= time:
@@ -33,8 +33,8 @@ def phones_of_frames(
     number: int,
     token_rate: float,
 ) -> list:
-    """Return the phone at the midpoint of each of ``number`` frames, None
-    between phones; see ``phones_at``."""
+    """Return the phone at the midpoint of each of ``number`` frames; None
+    between phones. See ``phones_at``."""
     middles = [(frame + 0.5) / token_rate for frame in range(number)]
     return phones_at(phones or (), middles)
 
@@ -42,8 +42,8 @@ def phones_of_frames(
 class PhoneUnitCounts:
     """Table of the numbers of frames with each phone and unit.
 
-    By default ``num_units`` is the largest unit plus one. ``token_rate`` is
-    the number of units per second, which only ``add`` requires.
+    By default ``num_units`` is the largest unit plus one. ``token_rate``, the
+    number of units per second, is only required by ``add``.
 
     Example
     -------
@@ -64,8 +64,8 @@ class PhoneUnitCounts:
     def add(
         self, units: Iterable[int], phones: Sequence[tuple[float, float, str]]
     ) -> None:
-        """Count the units of an utterance with the phones at their midpoints;
-        units outside phones are left out. See ``phones_at``."""
+        """Count the units of an utterance with the phones at their midpoints.
+        Units outside phones are left out. See ``phones_at``."""
         units = list(units)
         names = phones_of_frames(phones, len(units), self.token_rate)
         self.add_frames(names, units, torch.ones(1).int())
@@ -78,7 +78,7 @@ class PhoneUnitCounts:
         language: str = "",
     ) -> None:
         """Count the phone and unit of each frame with the utterance's weights
-        [1 + R]; frames without a phone are left out."""
+        [1 + R]. Frames without a phone are left out."""
         pairs = zip(phones, units, strict=True)
         known = [(language, *pair) for pair in pairs if pair[0] is not None]
         self._counts.add(known, weights)
@@ -99,7 +99,7 @@ class PhoneUnitCounts:
 
     def tables(self, language: str | None = None) -> Iterator[torch.Tensor]:
         """Yield the tables [phones, units] of the data and each replicate, for
-        one language, or for all with equal phone names merged."""
+        one language, or for all languages with equal phone names merged."""
         keys = self._counts.keys()
         size = self.num_units
         if size is None:
@@ -138,9 +138,9 @@ def pnmi(counts: torch.Tensor) -> float:
 
 
 def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
-    """Compute the mean PNMI of several languages, weighted by their counts
-    [phones, units]. In a joint table, units that reveal only the language
-    would carry information about the phone.
+    """Compute the mean PNMI of several languages from their counts [phones,
+    units], weighted by their totals. In a joint table, units that reveal only
+    the language would carry information about the phone.
 
     Example
     -------
@@ -156,7 +156,7 @@ def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
 
 def nmi(counts: torch.Tensor) -> float:
     """Compute normalized mutual information from counts [classes, units]:
-    I(class; unit) over the mean of the two entropies, as scikit-learn's
+    I(class; unit) over the mean of the two entropies, like scikit-learn's
     ``normalized_mutual_info_score``; 1 for one class and one unit.
 
     Example
@@ -173,8 +173,8 @@ def nmi(counts: torch.Tensor) -> float:
 
 def phone_purity(counts: torch.Tensor) -> float:
     """Compute phone purity from counts [phones, units], the accuracy of mapping
-    each unit to its most frequent phone (HuBERT, 2021, section V-B). It would
-    be 1 if each frame had its own unit.
+    each unit to its most frequent phone (HuBERT, 2021, section V-B). It is 1 if
+    each frame has its own unit.
 
     Example
     -------
@@ -258,7 +258,7 @@ class PhoneInformation(Metric):
             return {}
         estimates = {}
         for number, table in enumerate(self._books.values(), 1):
-            # Tables are large, so only those of one replicate are in memory.
+            # Tables are large: keep only those of one replicate in memory.
             values = []
             languages = map(table.tables, table.languages)
             for counts, *by_language in zip(

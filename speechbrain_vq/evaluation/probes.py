@@ -16,7 +16,7 @@ from .utterances import Utterance
 # Maximum number of frames for the phone probe, per utterance and in total.
 FRAMES_PER_UTTERANCE = 100
 MAX_FRAMES = 10_000
-# Manifest fields of the labels of utterances.
+# Manifest keys of the utterance labels.
 _LABELS = {"speaker": "spk_id", "gender": "gender"}
 
 
@@ -27,8 +27,8 @@ def fit_probe(
 
     The loss is the sum of the cross-entropies plus half the squared norm of the
     weights, the default of scikit-learn's ``LogisticRegression``. Inputs are
-    vectors [N, D], or integers [N, C]: the indices of the ones in binary
-    vectors. Returns a function from inputs to logits [N, ``num_classes``].
+    vectors [N, D], or integers [N, C], the indices of ones in binary vectors.
+    Returns a function from inputs to logits [N, ``num_classes``].
 
     Example
     -------
@@ -47,7 +47,7 @@ def fit_probe(
         """Compute the logits of the classes."""
         if not sparse:
             return x @ weight + bias
-        # Indices above those of the training data contribute nothing.
+        # Ignore indices above those in the training data.
         known = (x < size).to(dtype)
         return bias + embedding_bag(
             x.clamp(max=size - 1), weight, mode="sum", per_sample_weights=known
@@ -79,7 +79,7 @@ def stratified_folds(
     groups: Sequence, number: int = 5, seed: int = 0
 ) -> torch.Tensor:
     """Assign N examples to ``number`` folds [N], each with an equal share of
-    each group, such as a class."""
+    each group, for example a class."""
     order = []
     for group in sorted(set(groups)):
         members = [i for i, g in enumerate(groups) if g == group]
@@ -96,8 +96,8 @@ def cross_validate(
     """Return whether each example [N] is classified correctly by a probe
     trained on the other folds; see ``fit_probe`` and ``stratified_folds``.
 
-    Vectors are standardized by the mean and standard deviation of the training
-    folds.
+    Vectors are standardized with the mean and standard deviation of the
+    training folds.
     """
     classes = sorted(set(labels))
     targets = torch.tensor([classes.index(label) for label in labels])
@@ -122,8 +122,8 @@ def sample_utterances(
     seed: int = 0,
 ) -> set[str]:
     """Draw the names of at most ``max_utterances`` utterances of each of at
-    most ``max_speakers`` speakers. If the manifest names no speaker, draw the
-    same number of utterances in total."""
+    most ``max_speakers`` speakers. If the manifest names no speakers, draw the
+    same total number of utterances."""
     by_speaker = collections.defaultdict(list)
     for name, entry in manifest.items():
         by_speaker[entry.get("spk_id") or name].append(name)
@@ -143,23 +143,23 @@ class LinearProbes(Metric):
     """Accuracies of linear probes in five-fold cross-validation over
     utterances.
 
-    - ``speaker_from_units``: from the histogram of the units of an utterance.
+    - ``speaker_from_units``: from the histogram of an utterance's units.
       ``speaker_from_latents``, ``speaker_from_codewords``: from the mean and
       standard deviation over time of vectors before and after quantization.
       The same for ``gender``.
     - ``phone_from_units``, ``phone_from_latents``: from the units or the latent
       of a single frame, on up to 100 frames per utterance and 10 000 in total.
-    - ``*_chance``: share of the most frequent class.
+    - ``*_chance``: relative frequency of the most frequent class.
 
     Only the utterances in ``names`` are used, see ``sample_utterances``.
-    Intervals resample test utterances; the probes are not fitted again.
+    Confidence intervals resample test utterances, without refitting probes.
     """
 
     label = "Accuracy of linear probes"
 
     def __init__(self, names: set[str], seed: int = 0):
         self.names, self.seed = names, seed
-        # Labels, inputs by source, and weights, by target and utterance.
+        # (Labels, inputs by source, weights) by target and utterance.
         self._examples = collections.defaultdict(dict)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
@@ -202,15 +202,15 @@ class LinearProbes(Metric):
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Return notes on the results, see ``Metric``."""
         return [
-            f"{target} probe: the manifest ({key}) does not name two {target}s "
+            f"{target} probe: the manifest does not name two {target}s ({key}) "
             "with two utterances each"
             for target, key in _LABELS.items()
             if f"{target}_chance" not in estimates
         ]
 
     def _sorted_examples(self, target):
-        """Return the labels, inputs and weights of all examples. Results must
-        not depend on the order of utterances."""
+        """Return the labels, inputs and weights of all examples, sorted so that
+        results do not depend on the order of utterances."""
         examples = sorted(self._examples[target].items())
         return [[example[i] for _, example in examples] for i in range(3)]
 
@@ -245,7 +245,7 @@ class LinearProbes(Metric):
             source: torch.cat([x[source] for x in inputs])[order]
             for source in inputs[0]
         }
-        # Offset the codes, so that codebooks do not share inputs.
+        # Offset the codes, so that each codebook has its own inputs.
         sizes = inputs["units"].amax(0) + 1
         inputs["units"] = inputs["units"] + torch.cumsum(sizes, 0) - sizes
         # The utterance of each frame.
@@ -276,8 +276,8 @@ def _accuracies(target, inputs, labels, weights, folds, cases):
 
 
 def _histograms(tokens):
-    """Return the shares of the codes [C * K] of each utterance, from tokens
-    [T, C]."""
+    """Return the relative frequencies of codes [C * K] in each utterance, from
+    tokens [T, C]."""
     size = 1 + max(int(codes.max()) for codes in tokens)
     histograms = []
     for codes in tokens:

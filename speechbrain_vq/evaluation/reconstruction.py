@@ -15,13 +15,13 @@ from .metric import NON_NEGATIVE, Estimate, Quantity
 from .utterances import MAX_DECODED, EvaluatedModel, Utterance
 
 _DECIBELS = 10 / math.log(10)
-# Lower bound of magnitudes, number of cepstral coefficients, and of mel bands.
+# Lower bound of magnitudes, number of cepstral coefficients and of mel bands.
 _FLOOR, _ORDER, _N_MELS = 1e-5, 13, 80
 
 
 def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Compute mel cepstra [frames, 13] of samples [T], in windows of 25 ms
-    every 10 ms, without c_0, the loudness."""
+    """Compute mel cepstra [frames, 13] of samples [T], in windows of 25 ms with
+    a hop of 10 ms, without c_0, the loudness."""
     from torchaudio.transforms import MelSpectrogram
 
     window, hop = round(0.025 * sample_rate), round(0.01 * sample_rate)
@@ -36,8 +36,8 @@ def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
-    """Compute cepstra [frames, 13] of log-mels [frames, bands]: the c_m, m = 1
-    to 13, of log |S| = c_0 + sum c_m cos(m w)."""
+    """Compute cepstra [frames, 13] of log-mels [frames, bands]: c_m, m = 1 to
+    13, in log |S| = c_0 + sum c_m cos(m w)."""
     from torchaudio.functional import create_dct
 
     bands = log_mels.shape[1]
@@ -50,9 +50,9 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
     time warping.
 
     MCD depends on the numbers of bands and coefficients, so compare only values
-    of the same implementation.
+    from the same implementation.
     """
-    # With matrix products, the distance of a frame to itself would not be 0.
+    # With matrix products, the distance of equal frames would not be 0.
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(x.double(), y.double(), compute_mode=exact)
     costs = _DECIBELS * math.sqrt(2) * distances.unsqueeze(0)
@@ -63,7 +63,7 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
 def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
     """Compute short-time objective intelligibility of samples [T] by pystoi
     (Taal et al., An algorithm for intelligibility prediction of time-frequency
-    weighted noisy speech, 2011); nan for less than 30 frames of speech."""
+    weighted noisy speech, 2011); nan for fewer than 30 frames of speech."""
     import pystoi
 
     size = min(len(original), len(other))
@@ -89,8 +89,8 @@ def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
 
 
 class Reconstruction(JudgedSpeech):
-    """Mel-cepstral distortion, STOI and judges' scores of the decoded
-    utterances ``names``; see ``sample_names``."""
+    """Mel-cepstral distortion, STOI and judges' scores of decoded utterances.
+    ``names`` come from ``sample_names``."""
 
     label = "Reconstruction against the original"
     quantities = {

@@ -1,4 +1,4 @@
-"""Evaluation reports as plain text, Markdown and json."""
+"""Evaluation reports as plain text, Markdown and JSON."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
 
-# Labels of settings. Other settings are labeled by their keys.
+# Labels of settings. Other settings are labeled with their keys.
 SETTINGS = {
     "abx_items_from": "ABX items",
     "seconds": "seconds of speech",
@@ -48,14 +48,14 @@ def as_markdown(evaluation: Evaluation) -> str:
     lines = ["# Evaluation"]
     for title, rows in _sections(evaluation):
         lines += ["", f"## {title}", ""]
-        lines += ["| measure | value | 95 % interval |", "|---|---|---|"]
+        lines += ["| metric | value | 95 % interval |", "|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += _notes(evaluation, "## ", "- ")
     return "\n".join(lines) + "\n"
 
 
 def as_json(evaluation: Evaluation) -> dict:
-    """Convert an evaluation to plain data, with None in place of nan."""
+    """Convert an evaluation to plain data, with None instead of nan."""
     return {
         "figures": {
             section: {key: _plain(e) for key, e in estimates.items()}
@@ -70,7 +70,7 @@ def write_report(
     evaluation: Evaluation, folder: str | os.PathLike
 ) -> list[pathlib.Path]:
     """Write ``results.json`` and ``results.md`` to a folder, which is created
-    if absent, and return their paths."""
+    if necessary, and return their paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     results = json.dumps(as_json(evaluation), indent=2, allow_nan=False)
@@ -120,7 +120,7 @@ def _settings(evaluation):
 
 
 def _condition(key):
-    """Return an ABX context or condition in words."""
+    """Return the label of an ABX context or condition."""
     words = _CONTEXTS.get(key) or key.replace("_speaker_", " speakers, ")
     return words.replace("_", " ")
 
@@ -133,7 +133,7 @@ def _notes(evaluation, heading, bullet):
     sections = {"Left out": left_out, "Settings": [*_settings(evaluation)]}
     for title, notes in sections.items():
         if notes:
-            # Markdown needs an empty line after a heading.
+            # Markdown requires an empty line after a heading.
             lines += ["", heading + title] + [""] * bool(heading)
             lines += [bullet + note for note in notes]
     return lines

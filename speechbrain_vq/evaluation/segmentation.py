@@ -28,8 +28,8 @@ def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
 
 
 def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:
-    """Count the pairs in a maximum one-to-one matching of sorted boundaries
-    within ``TOLERANCE``.
+    """Count the pairs in a maximum one-to-one matching of sorted boundaries at
+    most ``TOLERANCE`` apart.
 
     Example
     -------
@@ -57,7 +57,7 @@ def segmentation_scores(
     denominator is 0.
 
     The R-value is 1 for perfect recall without over-segmentation, and falls
-    with the distance from it. Random boundaries do not raise it.
+    with the distance from this point. Random boundaries do not raise it.
     """
     precision = hits / detected if detected else math.nan
     recall = hits / reference if reference else math.nan

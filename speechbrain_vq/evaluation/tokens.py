@@ -12,14 +12,14 @@ from speechbrain_vq.inference.token_files import check_tokens, parse_line
 
 from .utterances import Utterance
 
-# Tokens must be below this limit: count tables are as wide as the largest one.
+# Upper limit of tokens: count tables are as wide as the largest token.
 _MAX_CODES = 1 << 20
 
 
 class TokenLine(NamedTuple):
-    """A line of a token file: the utterance's name and audio file, one of
-    which may be None, tokens [T, C], frames per second, seconds, and the
-    codebook size if known."""
+    """Line of a token file: the utterance's name and audio file, one of which
+    may be None, tokens [T, C], frames per second, seconds, and the codebook
+    size if known."""
 
     id: str | None
     path: str | None
@@ -32,12 +32,12 @@ class TokenLine(NamedTuple):
 def read_tokens(
     path: str | os.PathLike, codebook_size: int | None = None
 ) -> Iterator[TokenLine]:
-    """Read a token file of any model, one json object per line:
+    """Read a token file of any model, with one JSON object per line:
 
     - ``id``, the utterance's name in the manifest, or ``path``, its audio file;
     - ``tokens``: integers from 0, below ``codebook_size`` if that is given,
       [T], or [T, C] for C codebooks;
-    - ``token_rate``: frames of tokens per second;
+    - ``token_rate``: token frames per second;
     - optionally the duration: ``seconds``, or ``num_samples`` and
       ``sample_rate``; by default, that of the tokens;
     - optionally ``codebook_size``; the argument overrides it.
@@ -70,11 +70,11 @@ def read_tokens(
 
 
 class TokenFile:
-    """Token file from which the utterances of a manifest are read.
+    """Token file with the utterances of a manifest.
 
     Lines match utterances by ``id``, by path, or by the stem of the path. The
-    constructor checks all lines, see ``read_tokens``. ``codebook_size`` is that
-    of the lines unless it is given.
+    constructor checks all lines, see ``read_tokens``. ``codebook_size`` is by
+    default the one stored in the lines.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class TokenFile:
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
         """Yield utterances of a manifest in the order of the token file. For
-        each one without tokens, ``errors`` gets a message."""
+        each utterance without tokens, a message is added to ``errors``."""
         by_path, by_stem = {}, {}
         for name, entry in manifest.items():
             wav = pathlib.Path(entry["wav"])
             by_path[str(wav.resolve())] = name
-            # A stem that several files share identifies none of them.
+            # A stem shared by several files identifies none of them.
             by_stem[wav.stem] = None if wav.stem in by_stem else name
         remaining = dict.fromkeys(manifest)
         for line in read_tokens(self.path, self.codebook_size):

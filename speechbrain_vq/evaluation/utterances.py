@@ -12,14 +12,14 @@ from speechbrain_vq.dataio.audio import AudioError, check_audio, read_audio
 from speechbrain_vq.inference.batches import encode
 from speechbrain_vq.inference.engine import RayEngine
 
-# Utterances that an engine encodes in one task.
+# Number of utterances that an engine encodes in one task.
 _PART = 32
-# Seconds of an utterance to decode. The cost of DTW is quadratic in them.
+# Maximum seconds of an utterance to decode. DTW has quadratic cost.
 MAX_DECODED = 20.0
 
 
 class Utterance(NamedTuple):
-    """An encoded utterance. Token files have no latents, codewords or audio."""
+    """Encoded utterance. Token files have no latents, codewords or audio."""
 
     name: str
     entry: dict  # Manifest entry
@@ -32,10 +32,10 @@ class Utterance(NamedTuple):
 
 
 class EvaluatedModel:
-    """A model that encodes and decodes the audio of a manifest.
+    """Model that encodes and decodes the audio of a manifest.
 
-    Batches have ``batch_seconds`` of audio, including padding. With an engine,
-    its workers encode parts of the manifest.
+    Batches have ``batch_seconds`` of audio, including padding. The workers of
+    an engine encode parts of the manifest.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class EvaluatedModel:
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
         """Yield the utterances of a manifest in its order. Files longer than a
-        batch are encoded in chunks. For each unreadable file, ``errors`` gets
-        a message."""
+        batch are encoded in chunks. For each unreadable file, a message is
+        added to ``errors``."""
         entries = list(manifest.items())
-        # Batches do not cross parts, so results with an engine are identical.
+        # Batches do not cross parts, so that engines give identical results.
         starts = range(0, len(entries), _PART)
         parts = [dict(entries[start : start + _PART]) for start in starts]
         encode_part = functools.partial(_encode_part, self.batch_seconds)
@@ -84,7 +84,7 @@ class EvaluatedModel:
         )
 
     def settings(self) -> dict:
-        """Return the settings of decoding, for the report."""
+        """Return the decoding settings, for the report."""
         vocoder = "Griffin-Lim"
         if self.tokenizer.vocoder is not None:
             vocoder = self.tokenizer.vocoder.source
@@ -105,8 +105,8 @@ class EvaluatedModel:
     def convert(
         self, utterance: Utterance, voice: torch.Tensor, speaker: str | None
     ) -> torch.Tensor:
-        """Decode an utterance to samples [samples] in the voice of ``speaker``,
-        if the model knows that name, or else in that of the first 20 s of the
+        """Decode an utterance to samples [samples] in the voice of ``speaker``
+        if the model has that name, else in that of the first 20 s of the
         recording ``voice`` [samples]."""
         tokens = self.tokenizer.fold(utterance.tokens.unsqueeze(0))
         if speaker in self.tokenizer.speakers:
@@ -123,7 +123,8 @@ class EvaluatedModel:
 
 
 def _encode_part(batch_seconds, tokenizer, manifest):
-    """Return the utterances of a part of a manifest, and its errors."""
+    """Encode the utterances in a part of a manifest. Return them and errors by
+    name."""
     wavs = {name: entry["wav"] for name, entry in manifest.items()}
     seconds, errors = {}, {}
     for name, wav in wavs.items():
@@ -157,7 +158,7 @@ def _quantize(tokenizer, name, entry, latents, seconds):
         tokenizer.unfold(tokens[0]).cpu(),
         tokenizer.token_rate,
         seconds,
-        # A view would keep the whole batch in memory and be sent with it.
+        # A view would keep the whole batch in memory, and pickle all of it.
         latents.float().cpu().clone(),
         codewords,
     )

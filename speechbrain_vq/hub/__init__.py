@@ -1,4 +1,4 @@
-"""Download a model, and load it safely from its folder."""
+"""Download a model, and load it without running its code."""
 
 import warnings
 from typing import Any
@@ -21,10 +21,10 @@ def __getattr__(name: str) -> Any:
     if name == "load_hparams_safely":
         # `from ... import` would hide the message of an AttributeError.
         raise ImportError(
-            "load_hparams_safely is gone: model folders are read as data. "
-            "load_pretrained loads a folder of registered classes "
-            "(register_module adds one of your own); for any other yaml that "
-            "you trust, hyperpyyaml.load_hyperpyyaml."
+            "load_hparams_safely was removed: model folders are read as data. "
+            "Use load_pretrained for folders of registered classes "
+            "(register_module adds your own), and "
+            "hyperpyyaml.load_hyperpyyaml for any other yaml that you trust."
         )
     if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,12 +26,13 @@ from .folder import (
 from .plain import ModelYaml
 from .savedir import place
 
-# The only files that are fetched from a repository, since others may contain
-# code. A pattern with a star would also match files in subfolders.
+# The only files fetched from a repository, since others may contain code. A
+# pattern with a star would also match files in subfolders.
 FILES = (HPARAMS, CONFIG, WEIGHTS, LABELS)
 # Files of a self-supervised encoder.
 ENCODER_CONFIGS = (CONFIG, "preprocessor_config.json")
-# The first that exists is taken. transformers loads only tensors of the second.
+# The first that exists is used. From the second, transformers loads tensors
+# only.
 ENCODER_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -50,29 +51,28 @@ def download(
 ) -> pathlib.Path:
     """Find or fetch the files of one commit of a model; return their folder.
 
-    Files that can contain code are not fetched. Those of a vocoder are, if the
-    yaml names one in a subfolder. A commit in the cache is used without a
+    Files that can contain code are not fetched. If the yaml names a vocoder in
+    a subfolder, its files are fetched, too. A cached commit is used without a
     request. If the Hub cannot be reached, the cached commit of the revision is
     used, with a warning.
 
     Arguments
     ---------
     source : str or path
-        Folder, which is used as it is, bundled model (``speech``), or model on
-        the Hub (``org/name``).
+        Local folder, bundled model (``speech``), or model on the Hub
+        (``org/name``).
     revision : str, optional
         Branch, tag or commit on the Hub; by default ``main``.
     token, cache_dir, local_files_only, force_download
         Arguments of ``huggingface_hub.snapshot_download``.
     savedir : path, optional
-        Folder for a copy of the files: new, empty, or filled by an earlier
-        call.
+        Folder to copy the files to: new, empty, or written by an earlier call.
     trust_remote_code : bool
         Whether to fetch every file of the repository.
     weights : tuple of str
-        Possible names of the weights, of which one must exist.
+        Possible names of the weights file; one must exist.
     subfolder : str, optional
-        Path of the model in the folder or repository.
+        Path of the model within the folder or repository.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def download(
         missing in the folder.
     ValueError
         If the source or the revision is empty, arguments contradict each other,
-        or a file is a link to a place outside the folder.
+        or a file is a link to a file outside the folder.
     HubError
         If the Hub does not provide the files; the message explains why.
     """
@@ -109,7 +109,7 @@ def download(
     # The default weights are among the files.
     names = list(dict.fromkeys([*FILES, *weights]))
     if trust_remote_code:
-        # Fetch all files, and let SpeechBrain's loader find what it requires.
+        # Fetch all files, since SpeechBrain's loader may require any of them.
         names, weights = None, ()
     folder = pathlib.Path(source).expanduser()
     if not folder.is_dir() and str(source) in bundled_names():
@@ -122,7 +122,7 @@ def download(
             )
         folder = folder / inner
         origin = {"source": os.fspath(folder.resolve())}
-        for name in (HPARAMS, *_present(folder, weights)):
+        for name in (HPARAMS, *_first_existing(folder, weights)):
             find_file(folder, name)
         if savedir is not None:
             names = _with_vocoder(folder, names)
@@ -131,24 +131,24 @@ def download(
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
             warnings.warn(
                 f"'{repo_id}' may run its code here, and its owner can change "
-                "it at any time. Read the code, and give the commit that you "
-                "read as the revision, all 40 characters.",
+                "it at any time. Read the code, and pass the commit that you "
+                "read (all 40 characters) as the revision.",
                 stacklevel=2,
             )
         request = (repo_id, token, cache_dir, local_files_only, force_download)
         try:
-            root = _snapshot(*request, revision, _within(inner, names))
+            root = _snapshot(*request, revision, _in_subfolder(inner, names))
         except HubError as error:
-            raise HubError(f"{error}{_nearby(folder)}") from error
+            raise HubError(f"{error}{_suggest(folder)}") from error
         folder = root / inner
         origin = {"source": repo_id, "commit": root.name}
         if subfolder is not None:
             origin["subfolder"] = inner.as_posix()
-        _check(repo_id, root, inner, token, local_files_only, weights)
+        _check_complete(repo_id, root, inner, token, local_files_only, weights)
         all_names = _with_vocoder(folder, names)
         if all_names != names:
             # From the same commit, even if the branch has moved since.
-            _snapshot(*request, root.name, _within(inner, all_names))
+            _snapshot(*request, root.name, _in_subfolder(inner, all_names))
             names = all_names
     if savedir is None:
         return folder
@@ -164,7 +164,7 @@ def download_encoder(
     force_download: bool = False,
 ) -> pathlib.Path:
     """Fetch the files of an encoder for ``SSLFeatures.load_encoder``, without
-    code, and return their folder in the cache of the Hub.
+    code, and return their folder in the Hub's cache.
 
     ``source`` is a repository, and ``revision`` a commit of 40 hexadecimal
     digits. The other arguments and the HubError are those of ``download``."""
@@ -190,16 +190,16 @@ def _with_vocoder(folder, names):
     return [*names, f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
 
 
-def _within(inner, names):
-    """Return the paths in a repository of files in its subfolder ``inner``."""
+def _in_subfolder(inner, names):
+    """Return the repository paths of files in the subfolder ``inner``."""
     if names is None:
         return None
     return [(inner / name).as_posix() for name in names]
 
 
 def as_repo_id(source: str | pathlib.Path) -> str:
-    """Return a source that is not a folder as a name on the Hub. Raises a
-    FileNotFoundError if it is not such a name."""
+    """Return a source that is not a folder as a name on the Hub. Raises
+    FileNotFoundError if it is not a valid name."""
     text = os.fspath(source)
     if pathlib.Path(text).is_file():
         raise FileNotFoundError(
@@ -211,13 +211,13 @@ def as_repo_id(source: str | pathlib.Path) -> str:
     except ValueError as error:
         raise FileNotFoundError(
             f"There is no folder '{text}', and a name on the Hub has the form "
-            f"'organization/name'.{_nearby(pathlib.Path(text))}"
+            f"'organization/name'.{_suggest(pathlib.Path(text))}"
         ) from error
     return text
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise a ValueError unless a repository is ``organization/name``."""
+    """Raise ValueError unless ``repo_id`` is ``organization/name``."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -231,11 +231,11 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
-def _nearby(path):
+def _suggest(path):
     """Return a hint for an error message: a folder or bundled model with a
-    similar name, or a run that has not finished."""
+    similar name, or an unfinished run."""
     run = path.parent
-    # A bare name is in the working directory, whose folders are unrelated.
+    # Folders in the working directory are unrelated to a bare name.
     siblings = run.glob("*") if run.name and run.is_dir() else ()
     folders = [str(sibling) for sibling in siblings if sibling.is_dir()]
     hint = suggestion(str(path), [*folders, *bundled_names()])
@@ -255,10 +255,10 @@ def _snapshot(
             "local_files_only and force_download contradict each other."
         )
 
-    def fetch(**how):
+    def fetch(**changes):
         """Download the files."""
         options = {"cache_dir": cache_dir, "allow_patterns": patterns}
-        options |= {"token": token, "library_name": "speechbrain_vq", **how}
+        options |= {"token": token, "library_name": "speechbrain_vq", **changes}
         return pathlib.Path(
             snapshot_download(repo_id, revision=revision, **options)
         )
@@ -267,7 +267,7 @@ def _snapshot(
         if local_files_only or constants.HF_HUB_OFFLINE:
             return fetch(local_files_only=True)
         if not COMMIT.fullmatch(revision or ""):
-            # After any error, even a refused token, the client would silently
+            # After any error, even a rejected token, the client would silently
             # use its cache.
             try:
                 HfApi(token=token).model_info(repo_id, revision=revision)
@@ -294,15 +294,15 @@ def _cached(fetch, repo_id, revision, error):
     return folder
 
 
-def _present(folder, weights):
-    """Return the first weights file that exists, else the first, in a list."""
+def _first_existing(folder, weights):
+    """Return the first existing weights file, else the first, in a list."""
     present = [name for name in weights if (folder / name).is_file()]
     return (present or list(weights))[:1]
 
 
-def _check(repo_id, root, inner, token, offline, weights):
+def _check_complete(repo_id, root, inner, token, offline, weights):
     """Raise a HubError if the repository or its cached copy lacks a file."""
-    for name in (HPARAMS, *_present(root / inner, weights)):
+    for name in (HPARAMS, *_first_existing(root / inner, weights)):
         try:
             find_file(root / inner, name)
         except FileNotFoundError as error:

@@ -9,7 +9,7 @@ LOG_IN = "log in with `hf auth login`, set HF_TOKEN or give a token"
 
 
 class HubError(RuntimeError):
-    """Refusal by the Hub, or a file that it lacks, or no connection to it."""
+    """Error of the Hub: rejected request, missing file, or no connection."""
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -22,11 +22,11 @@ def is_unreachable(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Raise errors of the Hub's client as a ``HubError`` that explains them,
-    with the original error as its cause."""
+    """Convert errors of the Hub's client to a ``HubError`` with an explanation
+    and the original error as its cause."""
     try:
         yield
-    # Other errors, such as that of a full disk, need no explanation.
+    # Other errors, such as a full disk, need no explanation.
     except (
         errors.HTTPError,
         errors.EntryNotFoundError,
@@ -55,7 +55,7 @@ def _explain(error, repo_id, revision):
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"There is no model '{repo_id}' at {constants.ENDPOINT}, or it is "
-            f"private and not open to you: {LOG_IN} with access to it."
+            f"private and you have no access: {LOG_IN} with access to it."
         )
     if isinstance(error, errors.LocalTokenNotFoundError):
         return f"There is no token: {LOG_IN}."
@@ -65,9 +65,9 @@ def _explain(error, repo_id, revision):
         cause = f" ({_cause(error)})" if error.__cause__ else ""
         return (
             f"'{repo_id}' at revision '{revision or 'main'}' is not completely "
-            f"in the cache, and the Hub was not asked or did not answer{cause}."
-            " Try again with a connection and without local_files_only or "
-            "HF_HUB_OFFLINE."
+            "in the cache, and the Hub was not contacted or did not answer"
+            f"{cause}. Try again with a connection and without "
+            "local_files_only or HF_HUB_OFFLINE."
         )
     return (
         f"{constants.ENDPOINT} cannot be reached ({_cause(error)}). Check the "
@@ -90,14 +90,17 @@ def _explain_status(error, repo_id):
         when = f" in {wait} s" if wait else " later"
         return (
             f"Too many requests to {constants.ENDPOINT} ({reason}): try again"
-            f"{when}. Users who are logged in may send more requests."
+            f"{when}. The limit is higher for users who are logged in."
         )
     if status >= 500:
         return (
             f"{constants.ENDPOINT} has trouble (error {status}): try again "
             "later."
         )
-    return f"{constants.ENDPOINT} refused '{repo_id}' ({status}: {reason})."
+    return (
+        f"{constants.ENDPOINT} rejected the request for '{repo_id}' "
+        f"({status}: {reason})."
+    )
 
 
 def _cause(error):

@@ -18,18 +18,18 @@ from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import read_json, write_json
 from speechbrain_vq.versions import check_format
 
-# Version of the folder format; later versions are refused.
+# Version of the folder format; later versions are rejected.
 FORMAT = 1
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
 CARD, LABELS = "README.md", "label_encoder.txt"
 EXAMPLE, EXAMPLE_TOKENS = "example.wav", "example.tokens.json"
 USAGE, SPECTROGRAM = "codebook_usage.png", "spectrogram.png"
-# The card, and the files that it names.
+# The card and the files that it shows.
 CARD_FILES = (CARD, EXAMPLE, EXAMPLE_TOKENS, USAGE, SPECTROGRAM)
-# File that marks a savedir made here, and records its source.
+# File that identifies a savedir as ours, and records its source.
 MARK = ".speechbrain_vq.json"
-# Bytes. The header of a weights file with 1000 tensors has 150 kB.
+# In bytes. The header of a weights file with 1000 tensors has 150 kB.
 MAX_HEADER = 2**20
 MAX_CONFIG = 2**20
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -38,16 +38,16 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """Find a file of a model folder.
 
-    Raises a ValueError if it is a link to a place outside the folder, except
-    into the cache of the Hub's client. Raises a FileNotFoundError if it does
-    not exist, with a hint if the weights are missing."""
+    Raises ValueError if it is a link to a file outside the folder, except in
+    the cache of the Hub's client. Raises FileNotFoundError if it does not
+    exist, with a hint if the weights are missing."""
     folder = pathlib.Path(folder)
     path = folder / name
     check_exists(path)
     target, snapshot = path.resolve(), snapshot_of(folder)
     allowed = [folder.resolve(), pathlib.Path(constants.HF_HUB_CACHE).resolve()]
     if snapshot is not None:
-        # Another cache has blobs for each repository, or for all of them.
+        # Other caches keep blobs per repository, or for all repositories.
         allowed += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
     if not any(target.is_relative_to(place) for place in allowed):
         raise ValueError(
@@ -58,7 +58,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
 
 
 def check_exists(path: pathlib.Path) -> None:
-    """Raise a FileNotFoundError for a missing file of a model."""
+    """Raise FileNotFoundError if a file of a model is missing."""
     if path.is_file():
         return
     folder, hint = path.parent, ""
@@ -73,9 +73,8 @@ def check_exists(path: pathlib.Path) -> None:
 
 
 def check_config(folder: pathlib.Path) -> None:
-    """Raise a ValueError if ``config.json`` is not a JSON object, or is of a
-    later format. It may be missing: the model loads without it, but the Hub and
-    other programs read it."""
+    """Raise ValueError if ``config.json`` is not a JSON object, or has a later
+    format. The file is optional: only the Hub and other programs need it."""
     if not (folder / CONFIG).exists():
         return
     path = find_file(folder, CONFIG)
@@ -107,8 +106,8 @@ def is_folder_name(name: Any) -> bool:
 
 
 def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
-    """Return the snapshot in a Hub cache that contains a folder, or None. A
-    snapshot is a folder named after its commit."""
+    """Return the snapshot in a Hub cache that contains a folder, or None. The
+    folder of a snapshot is named after its commit."""
     folder = pathlib.Path(folder)
     for place in (folder, *folder.parents):
         if place.parent.name == "snapshots":
@@ -117,8 +116,8 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
 
 
 def pickles_hint(names: Iterable[str]) -> str:
-    """Return the end of an error message: how to convert weights in files that
-    can run code. Empty if there are none among ``names``."""
+    """Return a hint for an error message: how to convert pickled weights, which
+    can run code. The hint is empty if there are none among ``names``."""
     pickles = sorted(n for n in names if n.endswith(PICKLES))
     if not pickles:
         return ""
@@ -131,7 +130,7 @@ def pickles_hint(names: Iterable[str]) -> str:
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; raise a ValueError if it is not one."""
+    """Read a safetensors file. Raises ValueError if it is not one."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     try:
@@ -154,8 +153,8 @@ def load_weights(
     """Load the weights of a file, named ``module.tensor``, into modules.
 
     With ``assign`` they replace the tensors of the modules, which may then be
-    on the meta device. Loads nothing and raises a ValueError if a tensor is
-    missing, is unknown, has another shape or kind, or is not finite."""
+    on the meta device. If a tensor is missing, unknown, not finite, or of
+    another shape or type, a ValueError is raised and nothing is loaded."""
     model, weights = nn.ModuleDict(modules), dict(weights)
     upgrade_state_dict(model, weights)
     expected, others = split_tensors(model.state_dict())
@@ -163,12 +162,12 @@ def load_weights(
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
-            f"{path} does not fit the model of {HPARAMS} beside it: "
+            f"{path} does not fit the model in {HPARAMS} next to it: "
             f"{'; '.join(problems[:5])}{more}."
         )
     _check_finite(path, weights)
     if assign:
-        # Copied because the file may be overwritten while the model is in use.
+        # Copy, since the file may be overwritten while the model is in use.
         weights = {
             name: value.to(expected[name].dtype, copy=True)
             for name, value in weights.items()
@@ -179,8 +178,8 @@ def load_weights(
 def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
     """Write the weights of modules by name into the folder of their yaml."""
     state, _ = split_tensors(nn.ModuleDict(modules).state_dict())
-    # safetensors refuses tensors that share memory. The flag of a warm-up is
-    # stored only if it is set.
+    # safetensors rejects tensors that share memory. The warm-up flag is stored
+    # only if it is set.
     tensors = {
         name: value.cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
@@ -189,27 +188,27 @@ def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
     # The modules may have been loaded from this file.
     with atomic_write(folder / WEIGHTS) as partial:
         save_file(tensors, partial, {"format": "pt"})
-        # safetensors makes the file readable only by its owner.
+        # safetensors makes the file readable by its owner only.
         shutil.copymode(folder / HPARAMS, partial)
 
 
 def split_tensors(state: dict) -> tuple[dict, dict]:
-    """Split a state into tensors and other values, which a weights file cannot
-    contain."""
+    """Split a state dict into tensors and other values, which a weights file
+    cannot contain."""
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     return tensors, {k: v for k, v in state.items() if k not in tensors}
 
 
 def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
-    """Read a module's state from a file of ``torch.save``, without running code
-    in it. The keys begin with the module's ``name``, as those of
-    ``read_weights`` do. Raises a ValueError if not all values are tensors."""
+    """Read a module's state dict from a ``torch.save`` file, without running
+    code in it. As in ``read_weights``, the keys begin with the module's
+    ``name``. Raises ValueError if a value is not a tensor."""
     try:
         # Explicit because TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
         state = torch.load(path, map_location="cpu", weights_only=True)
         tensors, others = split_tensors(state)
-    # A damaged file may raise anything. PyTorch's own message suggests running
-    # the code in the file.
+    # A damaged file may raise any error. PyTorch's message would suggest
+    # running the code in the file.
     except Exception as error:
         raise ValueError(
             f"{path} was not loaded: {path.name} cannot be read as a file of "
@@ -233,14 +232,14 @@ def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def find_nonfinite(weights: dict[str, Any]) -> list[str]:
-    """Return the names of tensors with values that are NaN or infinite."""
+    """Return the names of tensors with NaN or infinite values."""
     return [
         key
         for key, value in weights.items()
         if torch.is_tensor(value)
         and value.is_floating_point()
         and value.numel()
-        # 8-bit floats have no aminmax. In it, NaN is minimum and maximum.
+        # 8-bit floats have no aminmax, which returns NaN if any value is NaN.
         and not all(map(torch.isfinite, value.float().aminmax()))
     ]
 
@@ -269,13 +268,13 @@ def _differences(expected, actual):
                 f"{list(tensor.shape)}"
             )
         elif tensor.is_floating_point() != is_float:
-            kind = "floating point numbers" if is_float else "integers"
+            kind = "floating-point numbers" if is_float else "integers"
             wrong.append(f"'{key}' holds {kind}, not {tensor.dtype}")
     return wrong
 
 
 def commit_of(folder: str | pathlib.Path) -> str | None:
-    """Return the commit on the Hub that a folder's files are from, or None."""
+    """Return the Hub commit that a folder's files come from, or None."""
     mark = pathlib.Path(folder) / MARK
     if mark.is_file():
         return json.loads(mark.read_text(encoding="utf-8")).get("commit")
@@ -286,7 +285,7 @@ def commit_of(folder: str | pathlib.Path) -> str | None:
 def copy_files(
     folder: pathlib.Path, output: pathlib.Path, names: Iterable[str]
 ) -> None:
-    """Copy the files of a model folder that exist among ``names``."""
+    """Copy those of the files ``names`` that a model folder contains."""
     for name in names:
         if (folder / name).is_file():
             (output / name).parent.mkdir(parents=True, exist_ok=True)
@@ -300,8 +299,8 @@ def copy_folder(
     is_changed: bool,
 ) -> None:
     """Copy a model folder, with the current weights of its modules. The card
-    and its files describe the original weights: they are copied only if those
-    have not changed."""
+    and its files, which describe the original weights, are copied only if the
+    weights have not changed."""
     output = pathlib.Path(output)
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file: give a folder.")
@@ -321,7 +320,7 @@ def copy_folder(
 
 
 def _named_in_card(folder: pathlib.Path) -> list[str]:
-    """Return the names of images and audio in a folder that its card shows."""
+    """Return the names of the images and audio files that the card shows."""
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return re.findall(r'(?:src="|\]\()([\w.-]+\.(?:png|wav))["\)]', text)

@@ -27,7 +27,7 @@ from .registry import leaves
 
 logger = logging.getLogger(__name__)
 
-# Limit for tensors that modules compute and do not save, such as windows.
+# Limit on tensors that modules compute and do not save, such as windows.
 MAX_UNSAVED_BYTES = 2**26
 
 
@@ -63,7 +63,7 @@ def load_pretrained(
     UnsafeHparamsError
         If the yaml is not plain data, or is too large.
     HubError, FileNotFoundError, ValueError
-        If the files are not available, or the weights do not fit the modules.
+        If the files are unavailable, or the weights do not match the modules.
 
     Example
     -------
@@ -94,8 +94,8 @@ def load_folder(
     for key, value in hparams.items():
         if any(id(module) not in known for module in _modules_in(value)):
             raise UnsafeHparamsError(
-                f"'{key}' has a module that is not among 'modules', so there "
-                "are no weights for it",
+                f"'{key}' has a module that is not among 'modules', so it has "
+                "no weights",
                 yaml.file,
             )
     return hparams
@@ -104,11 +104,11 @@ def load_folder(
 def load_named(
     folder: str | pathlib.Path, name: str, weights: pathlib.Path
 ) -> tuple[dict[str, Any], Any]:
-    """Load one module of a folder by its name, at the top level or among
-    ``modules`` of the yaml, which may be SpeechBrain's.
+    """Load one module of a folder by its name, which is at the top level or
+    under ``modules`` of the yaml. The yaml may be one of SpeechBrain's.
 
     ``weights`` is a safetensors file with the weights of that module under its
-    name, or a file of ``torch.save`` with its state. Returns the plain values
+    name, or a ``torch.save`` file with its state dict. Returns the plain values
     of the yaml, and the module, or None if there is no such module."""
     path = find_file(folder, HPARAMS)
     if weights.suffix == pathlib.Path(WEIGHTS).suffix:
@@ -132,7 +132,7 @@ def load_named(
 
 @contextmanager
 def _isolated() -> Iterator[None]:
-    """Build in fp32, and keep the state of the random number generator."""
+    """Build in fp32, and preserve the state of the random number generator."""
     with torch.random.fork_rng(devices=[]), fp32_by_default():
         yield
 
@@ -145,8 +145,8 @@ def _build(
 ) -> dict[str, Any]:
     """Build modules on the meta device and load their weights.
 
-    They are built again on the CPU if they share parameters, or contain tensors
-    that are not among the weights."""
+    If modules share parameters, or contain tensors that are not among the
+    weights, they are built again on the CPU."""
     hparams = yaml.build("meta", len(weights))
     modules = find(hparams, yaml.file)
     if not modules:
@@ -155,7 +155,7 @@ def _build(
     names = list(network.named_parameters(remove_duplicate=False))
     is_tied = len(names) > len(list(network.parameters()))
     load_weights(modules, weights, file, assign=True)
-    unsaved = _left_on_meta(modules)
+    unsaved = _find_meta_tensors(modules)
     if not unsaved and not is_tied:
         return hparams
     size = sum(tensor.nbytes for tensor in unsaved)
@@ -182,7 +182,7 @@ def _load_trusted(folder, path, overrides):
     try:
         with open(path, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, dict(overrides or {}))
-    # The code of others may raise anything.
+    # Third-party code may raise any error.
     except Exception as error:
         raise ValueError(
             f"{path} cannot be built: {type(error).__name__}: {error}"
@@ -211,7 +211,7 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
     return (leaf for leaf in leaves(value) if isinstance(leaf, nn.Module))
 
 
-def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
+def _find_meta_tensors(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
     """Find tensors on the meta device in modules and their attributes."""
     todo, visited, on_meta = [modules], {}, []
     while todo:

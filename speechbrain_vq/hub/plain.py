@@ -2,7 +2,7 @@
 
 Only scalars, lists, mappings and registered classes (``!new:``, and ``!name:``
 for a class that another one instantiates) are allowed. Anything else, which
-HyperPyYAML would run, is refused before anything is built.
+HyperPyYAML might run, is rejected before anything is built.
 """
 
 import functools
@@ -29,10 +29,11 @@ MAX_DEPTH = 32
 MAX_BRACKETS = 2**8  # In a line; the parser looks ahead for their nesting
 MAX_NUMBER = 80  # Characters
 MAX_TENSORS = 2**11  # In the weights; models of the recipes have up to 250
-# Limit of calls of torch functions while modules are built. Models make about
-# ten for each tensor.
+# Limit on calls of torch functions while modules are built. Models make about
+# ten per tensor.
 CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**12
-# Modules that compute tensors, and so take memory before weights are compared.
+# Limit on modules that compute tensors: they take memory before their weights
+# are checked.
 MAX_COMPUTED = 8
 # Random functions, which have no effect on the meta device.
 RANDOM = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
@@ -46,7 +47,8 @@ PLAIN = bool | int | float | str | None
 
 
 class UnsafeHparamsError(ValueError):
-    """Yaml that is not plain data, or is too large; nothing in it was run."""
+    """Error for a yaml that is not plain data, or is too large. No code in it
+    was run."""
 
     def __init__(
         self, reason: str, file: str, node: Node | None = None
@@ -69,7 +71,7 @@ class UnsafeHparamsError(ValueError):
 
 
 class _Refused(Exception):
-    """Reason why a node is refused; ``_named`` adds the file."""
+    """Reason to refuse a node. ``_file_in_errors`` adds the file name."""
 
     def __init__(self, reason: str, node: Node | None = None) -> None:
         super().__init__(reason)
@@ -83,7 +85,7 @@ class _Reference(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """Registered class that a node names, and its arguments."""
+    """Registered class of a node, and its arguments."""
 
     entry: Buildable
     arguments: list | dict
@@ -111,11 +113,11 @@ class ModelYaml:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.file = str(path)
-        with self._named():
+        with self._file_in_errors():
             self._root = _parse(_read(path))
             self._top = _pairs(self._root)
             self._top.pop(SKIPPED, None)
-            # Value and size of nodes by id.
+            # Values and sizes of nodes, by id.
             self._sized: dict[int, tuple[Any, int | None]] = {}
             self._computed = 0
             self._values = self._value(self._root, 0)[0]
@@ -136,11 +138,11 @@ class ModelYaml:
 
         Modules are on ``device``, except those that compute tensors.
         ``num_tensors`` is the number of tensors in the weights, which limits
-        that of the model. Raises UnsafeHparamsError if the model is too large,
-        and ValueError if a class cannot be built."""
+        the number in the model. Raises UnsafeHparamsError if the model is too
+        large, and ValueError if a class cannot be built."""
         limit = CALLS_AT_LEAST + CALLS_PER_TENSOR * num_tensors
         self._device, self._built = device, {}
-        with self._named(), _CallLimit(limit) as self._limit:
+        with self._file_in_errors(), _CallLimit(limit) as self._limit:
             if num_tensors > MAX_TENSORS:
                 raise _Refused(f"its weights have over {MAX_TENSORS} tensors")
             return self._build(self._values)
@@ -153,7 +155,8 @@ class ModelYaml:
         if depth > MAX_DEPTH:
             raise _Refused(f"it is nested more than {MAX_DEPTH} deep", node)
         if id(node) not in self._sized:
-            # A node that is found again before it has a size contains itself.
+            # A node that is visited again before its size is set contains
+            # itself.
             self._sized[id(node)] = None, None
             self._sized[id(node)] = self._new_value(node, depth + 1)
         value, size = self._sized[id(node)]
@@ -210,10 +213,11 @@ class ModelYaml:
     def _override(
         self, value: Any, overrides: Mapping[str, Any], path: str = ""
     ) -> None:
-        """Replace plain values by others of the same type."""
+        """Replace plain values with others of the same type."""
         if not isinstance(overrides, Mapping):
             raise TypeError(
-                f"overrides are a dict of values by name, got {overrides!r}."
+                "overrides must be a dict of values by name, got "
+                f"{overrides!r}."
             )
         value = self._resolved(value)
         value = value.arguments if isinstance(value, _Call) else value
@@ -231,7 +235,7 @@ class ModelYaml:
                 continue
             if not _is_plain(new):
                 raise ValueError(
-                    f"overrides: '{name}' is {new!r}; give plain values "
+                    f"overrides: '{name}' is {new!r}: give plain values "
                     "(numbers, text, or lists of them)."
                 )
             expected = _type_name(self._resolved(known[key]))
@@ -256,7 +260,7 @@ class ModelYaml:
         value = self._resolved(value)
         if not isinstance(value, _Call | list | dict):
             return value
-        # Aliases of and references to a node share one module.
+        # Aliases and references to a node share one module.
         if id(value) not in self._built:
             if isinstance(value, _Call):
                 built = self._construct(*value)
@@ -283,7 +287,7 @@ class ModelYaml:
             self._limit.check()
         except _Refused as refused:
             raise _Refused(str(refused), node) from None
-        # The constructor may raise anything for the arguments in the file.
+        # With arguments from the file, the constructor may raise any error.
         except Exception as error:
             raise ValueError(
                 f"{self.file}, line {node.start_mark.line + 1}: "
@@ -299,14 +303,14 @@ class ModelYaml:
             try:
                 return cls(*args, **kwargs)
             except RuntimeError:
-                # A class that a user registered may compute tensors.
+                # A class registered by a user may compute tensors.
                 if entry.is_own or device == "cpu":
                     raise
         with torch.device("cpu"):
             return cls(*args, **kwargs)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _file_in_errors(self) -> Iterator[None]:
         """Add the name of the file to errors."""
         try:
             yield
@@ -319,8 +323,8 @@ class ModelYaml:
 
 
 class _CallLimit(TorchFunctionMode):
-    """Limit of the number of torch calls, since even tensors on the meta device
-    take time."""
+    """Limit the number of torch calls, since even calls on the meta device take
+    time."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -332,8 +336,8 @@ class _CallLimit(TorchFunctionMode):
         kwargs = kwargs or {}
         first = args[0] if args else kwargs.get("tensor")
         if torch.is_tensor(first) and first.is_meta:
-            # Meta tensors have no values to draw or sum, and for these
-            # functions PyTorch would import its compiler.
+            # Meta tensors have no values to draw or sum, and PyTorch would
+            # import its compiler for these functions.
             module = getattr(function, "__module__", None)
             if function in RANDOM or module == "torch.nn.init":
                 return first
@@ -342,7 +346,7 @@ class _CallLimit(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def check(self) -> None:
-        """Raise _Refused above the limit, again if a constructor caught it."""
+        """Raise _Refused above the limit, even if a constructor caught it."""
         if self.left < 0:
             raise _Refused("it has many more tensors than the weights")
 
@@ -355,7 +359,7 @@ def _norm_except_dim(v, pow=2, dim=0):
 
 
 class _Loader(ruamel.yaml.SafeLoader):
-    """Loader for which text in parentheses is a tuple, as in HyperPyYAML."""
+    """Loader that reads text in parentheses as a tuple, as HyperPyYAML does."""
 
     @property
     def versioned_resolver(self) -> dict:
@@ -380,7 +384,7 @@ def _parse(text: str) -> Node | None:
     for line in text.splitlines():
         if line.count("[") + line.count("{") > MAX_BRACKETS:
             raise _Refused(f"a line has over {MAX_BRACKETS} brackets")
-    # Limits are checked on events, since making nodes is recursive.
+    # Check limits on events, since composing nodes is recursive.
     loader, depth, number, anchors = _Loader(text), 0, 0, set()
     while loader.check_event():
         event = loader.get_event()
@@ -419,7 +423,7 @@ def _tuple(node: ScalarNode) -> tuple:
         isinstance(item, ScalarNode) and item.tag in SCALARS
         for item in inner.value
     ):
-        raise _Refused("a tuple must hold plain values", node)
+        raise _Refused("a tuple must contain plain values", node)
     return tuple(_scalar(item) for item in inner.value)
 
 

@@ -17,15 +17,15 @@ from .folder import WEIGHTS, check_exists, load_weights, read_weights
 class WeightsPretrainer(Pretrainer):
     """Load ``model.safetensors`` in SpeechBrain's ``from_hparams``.
 
-    An exported yaml names it as its ``pretrainer``. SpeechBrain's own class
-    reads a pickle for each module; this one reads one file for all, which
-    cannot contain code. SpeechBrain's ``fetch`` sends no token by default, so a
-    private model requires ``fetch_config=FetchConfig(token=True)``.
+    It is the ``pretrainer`` of an exported yaml. SpeechBrain's own class reads
+    one pickle per module; this one reads a single file, which cannot contain
+    code. SpeechBrain's ``fetch`` sends no token by default, so a private model
+    requires ``fetch_config=FetchConfig(token=True)``.
 
     Arguments
     ---------
     modules : dict
-        Modules to load, by the names with which their weights begin.
+        Modules to load, by the prefix of their weights' names.
 
     Example
     -------
@@ -60,7 +60,7 @@ class WeightsPretrainer(Pretrainer):
         return {WEIGHTS: self.path}
 
     def load_collected(self) -> None:
-        """Load the weights into the modules; none may be missing or unknown."""
+        """Load the weights into the modules. None may be missing or unknown."""
         path = self.path
         # Only the main process calls collect_files.
         if path is None and self.collect_in is not None:

@@ -1,4 +1,4 @@
-"""The classes that a model folder may build, and limits of their arguments."""
+"""Classes that a model folder may build, and limits on their arguments."""
 
 import inspect
 import pkgutil
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-# Limit of any number among the arguments. It may be high, because layers on the
-# meta device take no memory.
+# Limit on any numeric argument. It can be high, because layers on the meta
+# device take no memory.
 LARGEST = 2**20
-# Arguments that only the caller of the loader may choose.
+# Arguments that only the caller of the loader may set.
 _CALLERS = ("device", "dtype")
-# Limits of numbers of layers and codebooks, which take time on any device.
+# Limits on numbers of layers and codebooks, which take time on any device.
 _COUNT_LIMITS = dict.fromkeys(
     ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
 )
@@ -32,7 +32,7 @@ class Buildable(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether the class is built in and not registered by a user."""
+        """Whether the class is built in, not registered by a user."""
         return isinstance(self.cls, str)
 
     def find(self) -> type:
@@ -43,8 +43,8 @@ class Buildable(NamedTuple):
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> str | None:
         """Describe an argument that the yaml must not set, or a number that is
-        too large; None if there is none. Raises TypeError if the arguments do
-        not fit the class."""
+        too large, or return None. Raises TypeError if the class does not accept
+        the arguments."""
         signature = inspect.signature(self.find())
         bound = signature.bind_partial(*args, **kwargs).arguments
         for name, value in bound.items():
@@ -52,11 +52,11 @@ class Buildable(NamedTuple):
             inner = value if isinstance(value, dict) else {name: value}
             for key, item in inner.items():
                 if key in _CALLERS and item is not None:
-                    return f"{key} is set by the reader"
+                    return f"{key} can only be set when the model is loaded"
                 limit = self.limits.get(key, LARGEST)
                 for number in leaves(item):
                     is_number = isinstance(number, int | float)
-                    # Comparisons with NaN are false, so NaN is refused.
+                    # Comparisons with NaN are false, so NaN is rejected.
                     if is_number and not abs(number) <= limit:
                         return f"{key}={number} is out of bounds (max {limit})"
         return None
@@ -89,7 +89,7 @@ _CLASSES = {
     "InstanceNorm1d LSTM LayerNorm LeakyReLU Linear ModuleDict ModuleList "
     "PReLU ReLU Sequential SiLU Sigmoid Softplus Tanh",
 }
-# Limits of classes whose constructors compute tensors.
+# Limits on classes whose constructors compute tensors.
 _FILTERS = {
     **dict.fromkeys(("n_fft", "win_length", "hop_length"), 2**13),
     **{"n_mels": 512, "left_frames": 32, "right_frames": 32},
@@ -119,12 +119,12 @@ for _home in ("", ".nnet.quantizers", ".nnet.quantisers"):
 def register_module(
     cls: type | None = None, *, name: str | None = None
 ) -> type | Callable[[type], type]:
-    """Let model folders build a ``torch.nn.Module`` class of your own.
+    """Allow model folders to build your own ``torch.nn.Module`` class.
 
     Call this in the process that loads the model, before ``from_hparams``.
-    Numbers among the arguments of the class are limited, and the number of its
-    parameters is limited by the weights. Otherwise the class is trusted. It is
-    built on the meta device, or on the CPU if that fails.
+    Numeric arguments of the class are limited, and its number of parameters is
+    limited by the weights. Otherwise the class is trusted. It is built on the
+    meta device, or on the CPU if that fails.
 
     Arguments
     ---------
@@ -137,7 +137,7 @@ def register_module(
     Raises
     ------
     TypeError, ValueError
-        If it is not a ``torch.nn.Module``, or another class has the name.
+        If it is not a ``torch.nn.Module`` class, or the name is taken.
 
     Example
     -------
@@ -155,11 +155,11 @@ def register_module(
         )
     name = name or _dotted(cls)
     known = BUILDABLE.get(name)
-    # Running a notebook cell again defines the same class again.
+    # Rerunning a notebook cell defines the same class again.
     if known and (known.is_own or _dotted(known.cls) != _dotted(cls)):
         raise ValueError(
-            f"'{name}' is already the name of another class: give "
-            "register_module another name."
+            f"'{name}' is already the name of another class: pass another "
+            "name to register_module."
         )
     BUILDABLE[name] = Buildable(cls)
     return cls

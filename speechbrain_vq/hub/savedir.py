@@ -1,4 +1,4 @@
-"""Copy the files of a model to a folder of the user."""
+"""Copy the files of a model to a folder that the user chose."""
 
 import json
 import pathlib
@@ -17,11 +17,11 @@ def place(
     origin: dict[str, str],
     fresh: bool = False,
 ) -> pathlib.Path:
-    """Copy the files of a model to a folder of the user, and return its path.
+    """Copy the files of a model to ``savedir``, and return its path.
 
-    ``savedir`` is new, empty, or made by this function. If ``names`` is None,
-    the whole folder is copied. Nothing is copied if ``savedir`` has the files
-    of this commit, unless ``fresh``.
+    ``savedir`` must be new, empty, or written by this function. If ``names`` is
+    None, the whole folder is copied. Unless ``fresh`` is set, nothing is copied
+    if ``savedir`` already has the files of this commit.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def place(
     savedir = savedir.expanduser().resolve()
     if savedir.exists() and not savedir.is_dir():
         raise FileExistsError(
-            f"savedir {savedir} is a file: name a new or an empty folder."
+            f"savedir {savedir} is a file: choose a new or an empty folder."
         )
     if savedir == folder.resolve():
         return folder
@@ -43,7 +43,7 @@ def place(
     elif savedir.exists() and any(savedir.iterdir()):
         raise FileExistsError(
             f"savedir {savedir} contains other files, which would be lost: "
-            "name a new or an empty folder."
+            "choose a new or an empty folder."
         )
     with atomic_folder(savedir) as new:
         if names is None:

@@ -32,8 +32,8 @@ class AudioFilesMixin:
         path : path or binary file
             Audio of any sampling rate, length and number of channels.
         chunk_seconds : float, optional
-            Length of a chunk in seconds, see ``tokenize``; None encodes the
-            whole file at once.
+            Chunk length in seconds, see ``tokenize``; None encodes the whole
+            file at once.
 
         Returns
         -------
@@ -92,12 +92,12 @@ class AudioFilesMixin:
         if isinstance(tokens, str | os.PathLike):
             raise TypeError(
                 f"decode_file takes tokens, not the path {str(tokens)!r}: pass "
-                '"tokens" of a line of the token file.'
+                'the "tokens" of a line of the token file.'
             )
         wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
         if len(wavs) != 1:
             raise ValueError(
-                f"A file holds one utterance, but there are {len(wavs)}: "
+                f"A file contains one utterance, but there are {len(wavs)}: "
                 "decode them one by one."
             )
         wav = within_full_scale(wavs[0].cpu())
@@ -132,7 +132,7 @@ class AudioFilesMixin:
         return tokens
 
     def made_by(self, voice: Tensor | None = None) -> str:
-        """Describe how waveforms are made, for the comment in their files:
+        """Describe the origin of waveforms, for the comment in their files:
         model, number of codebooks, vocoder, and target voice [1, S] if any."""
         vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
         text = (

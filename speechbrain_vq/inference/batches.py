@@ -20,7 +20,7 @@ def make_batches(
     seconds: dict[str, float], batch_seconds: float
 ) -> Iterator[list[str]]:
     """Yield batches of names, longest audio first. A batch of several files
-    has at most ``batch_seconds`` of audio, padding included."""
+    has at most ``batch_seconds`` of audio, including padding."""
     batch = []
     for name in sorted(seconds, key=seconds.get, reverse=True):
         if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
@@ -41,9 +41,9 @@ def encode(
 ) -> Iterator[tuple[str, torch.Tensor, int]]:
     """Encode the audio files in ``seconds``, by name, in batches.
 
-    Yields each name with its tokens (or latents) and number of samples. Files
-    that cannot be encoded get a message in ``errors`` instead. A file that is
-    alone in its batch, or fails in it, is encoded alone, in chunks of
+    Yields each name with its tokens (or latents) and number of samples. For a
+    file that cannot be encoded, a message is added to ``errors``. A file that
+    is alone in its batch, or fails in it, is encoded alone, in chunks of
     ``batch_seconds``."""
     for batch in make_batches(seconds, batch_seconds):
         together = {}
@@ -63,7 +63,7 @@ def encode(
 
 def _encode_together(tokenizer, sources, latents):
     """Encode files in one batch. Return tokens or latents and the number of
-    samples by name, but not of files with an error."""
+    samples by name, without the files that have errors."""
     encode = tokenizer.latents_batch if latents else tokenizer.encode_batch
     wavs = {}
     for name, source in sources.items():

@@ -1,6 +1,6 @@
-"""Interfaces of other tokenizers: DASB's, and EnCodec's by an adapter.
+"""Interfaces of other tokenizers: DASB's, and EnCodec's through an adapter.
 
-Tokens here are [B, N, K], with N tokens of K codebooks, even if K is 1. H is
+Here tokens are [B, N, K], with N tokens from K codebooks, even if K is 1. H is
 the dimension of a codeword.
 """
 
@@ -22,7 +22,7 @@ class CodecMixin:
 
     # Number of codebooks set by use_codebooks; None uses all.
     _used_codebooks = None
-    # Attributes of version 0.1 that EncodecAdapter has now.
+    # Attributes of version 0.1 that moved to EncodecAdapter.
     _MOVED = frozenset(
         "encode decode num_heads num_tokens emb_dim vocabulary".split()
     )
@@ -30,7 +30,8 @@ class CodecMixin:
     def __getattr__(self, name):
         if name in self._MOVED:
             raise AttributeError(
-                f"'{name}' is EnCodec's: use EncodecAdapter(tokenizer).{name}."
+                f"'{name}' belongs to EnCodec's interface: use "
+                f"EncodecAdapter(tokenizer).{name}."
             )
         return super().__getattr__(name)
 
@@ -64,7 +65,7 @@ class CodecMixin:
         signal : torch.Tensor
             Waveforms, [B, T].
         lengths : torch.Tensor, optional
-            Relative lengths, [B]. They also apply to the tokens, to within one
+            Relative lengths, [B]. They also hold for the tokens, to within one
             token; ``encode_batch`` returns the exact lengths.
         num_codebooks : int or list, optional
             Number of codebooks, or a list of their indices; all by default.
@@ -85,7 +86,7 @@ class CodecMixin:
         """Decode tokens [B, N, K] to waveforms [B, T] in the average voice.
 
         With a residual quantizer, the last codebooks may be missing. Arguments
-        of other tokenizers are ignored.
+        of other tokenizers' methods are ignored.
         """
         residual = self.mods.quantizer.composition == "residual"
         if not (residual and 0 < tokens.shape[-1] < self.num_codebooks):
@@ -105,7 +106,7 @@ class CodecMixin:
         vocab_size : int, optional
             Number of codewords from each codebook; all by default.
         num_codebooks : int or list, optional
-            As for ``sig_to_tokens``.
+            See ``sig_to_tokens``.
         **kwargs
             Arguments of other tokenizers, ignored.
 
@@ -125,11 +126,11 @@ class CodecMixin:
 
     @torch.no_grad()
     def embeddings(self, tokens: Tensor) -> Tensor:
-        """Look up the codewords [B, N, K, H] of tokens [B, N, K], whose last
+        """Look up the codewords [B, N, K, H] of tokens [B, N, K]. The last
         codebooks may be missing.
 
-        The quantized latent is their sum over K for a residual quantizer, and
-        their concatenation for a product codebook.
+        For a residual quantizer, their sum over K is the quantized latent. For
+        product quantization, it is their concatenation.
         """
         tokens = tokens.to(self.device)
         books = torch.arange(tokens.shape[-1], device=tokens.device)
@@ -146,7 +147,7 @@ class CodecMixin:
         return tokens, self._codewords[books, tokens]
 
     def fold(self, tokens: Tensor) -> Tensor:
-        """Convert tokens [B, N, K] to the shape for ``decode_batch``, which is
+        """Convert tokens [B, N, K] to the shape that ``decode_batch`` takes,
         [B, N] if ``is_folded``."""
         if tokens.dim() != 3 or tokens.shape[-1] != self.num_codebooks:
             raise ValueError(
@@ -226,7 +227,8 @@ class EncodecAdapter(torch.nn.Module):
     forward = encode
 
     def decode(self, tokens: Tensor, length: Tensor | None = None) -> Tensor:
-        """Decode tokens [B, N, K] to waveforms [B, 1, T], average voice."""
+        """Decode tokens [B, N, K] to waveforms [B, 1, T] in the average
+        voice."""
         return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
 
     def tokens(self, emb: Tensor, length: Tensor | None = None) -> Tensor:

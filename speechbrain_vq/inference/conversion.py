@@ -21,9 +21,10 @@ Target = str | os.PathLike | Iterable[str | os.PathLike]
 class VoiceConverter(VQTokenizer):
     """Tokenizer that decodes in the voice of another speaker.
 
-    The available voices depend on the ``speaker`` module. A speaker table has
-    the training speakers by name (``speakers``). Other modules embed the voice
-    of any recording. With a table, ``reconstruct_file`` uses the average voice.
+    The available voices depend on the ``speaker`` module. A speaker table
+    contains the training speakers by name (``speakers``). Other modules embed
+    the voice of any recording. With a table, ``reconstruct_file`` uses the
+    average voice.
 
     Example
     -------
@@ -48,12 +49,12 @@ class VoiceConverter(VQTokenizer):
         Raises
         ------
         ValueError
-            If there is no such speaker, a model with a table is given a
-            recording, or a model without one is given a name.
+            If there is no such speaker, or if a model with a speaker table is
+            given a recording, or one without a table is given a name.
         """
         voices = [self._voice(os.fspath(one)) for one in listed(target)]
         if not voices:
-            raise ValueError("There is no target: give a voice.")
+            raise ValueError("There is no target voice: give at least one.")
         return torch.stack(voices).mean(0)
 
     @torch.no_grad()
@@ -84,7 +85,7 @@ class VoiceConverter(VQTokenizer):
         if not torch.is_tensor(speaker):
             speaker = self.voice(speaker)
         wavs = as_waveforms(wavs)
-        speaker = _for_each(speaker, len(wavs))
+        speaker = _expand_voices(speaker, len(wavs))
         tokens, lengths = self.encode_batch(wavs, wav_lens)
         return self.decode_batch(tokens, lengths, speaker)
 
@@ -101,7 +102,7 @@ class VoiceConverter(VQTokenizer):
         source : path
             Recording to convert.
         target : str, path, iterable of them or torch.Tensor
-            Target for ``voice``, or the embedding that it returns.
+            Argument of ``voice``, or the embedding that it returns.
         output : path, optional
             Wav file to write, which must not be the source or a target; by
             default no file is written.
@@ -124,8 +125,8 @@ class VoiceConverter(VQTokenizer):
         """
         is_voice = torch.is_tensor(target)
         targets = [] if is_voice else listed(target)
-        _check_apart([source, *targets], output)
-        voice = _for_each(target if is_voice else self.voice(targets), 1)
+        _check_not_overwritten([source, *targets], output)
+        voice = _expand_voices(target if is_voice else self.voice(targets), 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         wav = within_full_scale(wav)
         if output is not None:
@@ -141,8 +142,8 @@ class VoiceConverter(VQTokenizer):
             message = unknown_speaker(target, self.speakers)
             if pathlib.Path(target).is_file():
                 message = (
-                    f"{target} is a recording, but this model has a table of "
-                    f"speakers and takes their names only. {message}"
+                    f"{target} is a recording, but this model has a speaker "
+                    f"table and takes only names in it. {message}"
                 )
             raise ValueError(message)
         if not pathlib.Path(target).exists():
@@ -173,25 +174,25 @@ def convert_files(
 
     def convert(path, wav_file):
         """Convert one file."""
-        _check_apart(target, wav_file)
+        _check_not_overwritten(target, wav_file)
         converter.convert_file(path, voice, wav_file)
 
-    made_by = converter.made_by(_for_each(voice, 1))
+    made_by = converter.made_by(_expand_voices(voice, 1))
     return process_files(places, output, convert, made_by, overwrite, progress)
 
 
-def _for_each(voices, number):
+def _expand_voices(voices, number):
     """Expand voices to one per recording; raise if the numbers differ."""
     voices = voices.view(1, -1) if voices.dim() == 1 else voices
     if len(voices) not in (1, number):
         raise ValueError(
             f"There are {len(voices)} voices for {number} recordings: give "
-            "one, or one for each."
+            "one voice, or one per recording."
         )
     return voices.expand(number, -1)
 
 
-def _check_apart(recordings, output):
+def _check_not_overwritten(recordings, output):
     """Raise ValueError if the output is one of the recordings."""
     if output is None:
         return
@@ -199,5 +200,5 @@ def _check_apart(recordings, output):
     for path in map(pathlib.Path, recordings):
         if path.exists() and path.resolve() == output:
             raise ValueError(
-                f"{path} would be overwritten: name another output."
+                f"{path} would be overwritten: choose another output."
             )

@@ -15,11 +15,12 @@ _MAX_WORKERS = 5
 
 
 class RayEngine:
-    """Engine that maps a function of a model over jobs on Ray Data's actors.
+    """Engine that maps a function of a model over jobs with Ray Data's actors.
 
-    Each actor has a copy of the model and computes on one GPU or with one CPU
-    thread. The cluster is the one at ``RAY_ADDRESS`` or of ``ray.init``, or is
-    started on this machine. All nodes must see the files under the same paths.
+    Each actor has a copy of the model and uses one GPU or one CPU thread. The
+    cluster is the one at ``RAY_ADDRESS`` or from ``ray.init``; if there is
+    none, it is started on this machine. All nodes must have the files under the
+    same paths.
 
     Arguments
     ---------
@@ -58,9 +59,9 @@ class RayEngine:
     ) -> Iterator:
         """Yield ``function(model, job)`` for each job, in order.
 
-        A job whose worker or node is lost is repeated on another, so the
+        If a worker or node is lost, its job is repeated on another, so the
         function must be idempotent. An ImportError, MemoryError, OSError or
-        ValueError of the function is raised here unchanged.
+        ValueError in the function is raised unchanged.
 
         Raises
         ------
@@ -104,16 +105,17 @@ class RayEngine:
                     raise error
                 yield result
         except ray.exceptions.RayTaskError:
-            raise  # An error of the function, with its traceback
+            raise  # An error in the function, with its traceback
         except ray.exceptions.RayError as error:
-            why = str(error).strip().partition("\n")[0]
-            raise OSError(f"Ray did not finish: {why}") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise OSError(f"Ray did not finish: {reason}") from error
         finally:
             if started:
                 ray.shutdown()
 
     def _resources(self):
-        """Return device and resources of an actor, and the maximum number."""
+        """Return the device and resources of an actor, and the maximum number
+        of actors."""
         total = self.ray.cluster_resources()
         gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
         device = self.device or ("cuda" if gpus else "cpu")
@@ -122,19 +124,19 @@ class RayEngine:
         if not gpus:
             raise ValueError(
                 f"The device '{device}' cannot be used: no node of the Ray "
-                "cluster has a GPU. Name cpu, or none."
+                "cluster has a GPU. Choose cpu, or leave the device out."
             )
         return device, {"num_gpus": 1}, gpus
 
 
 class _Starts:
-    """Actor that counts how often each job was started."""
+    """Actor that counts the starts of each job."""
 
     def __init__(self):
         self.counts = Counter()
 
     def add(self, number):
-        """Count a start of a job, and return the number of its starts."""
+        """Count a start of a job, and return its number of starts."""
         self.counts[number] += 1
         return self.counts[number]
 
@@ -145,7 +147,7 @@ class _Worker:
     def __init__(self, function, model, device, starts):
         import ray
 
-        # Results are then bit-identical to those of a single-threaded process.
+        # Make results bit-identical to those of a single-threaded process.
         torch.set_num_threads(1)
         self.function, self.model = function, ray.get(model).to(device)
         self.started = lambda number: ray.get(starts.add.remote(number))
@@ -155,9 +157,9 @@ class _Worker:
         try:
             if self.started(row["number"]) > _MAX_WORKERS:
                 raise OSError(
-                    f"{_MAX_WORKERS} workers died on one job, e.g. for lack of "
-                    "memory or on an audio file that crashes the process: see "
-                    "the logs of Ray."
+                    f"{_MAX_WORKERS} workers died on one job, e.g. because "
+                    "memory ran out or an audio file crashed the process: see "
+                    "Ray's logs."
                 )
             result = self.function(self.model, pickle.loads(row["job"]))
         except (ImportError, MemoryError, OSError, ValueError) as raised:

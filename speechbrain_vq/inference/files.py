@@ -1,4 +1,4 @@
-"""Process many audio files, each to a wav file."""
+"""Process many audio files, and write a wav file for each."""
 
 import errno
 import os
@@ -18,9 +18,9 @@ from .tokenizer import VQTokenizer
 class FileResults(NamedTuple):
     """Results of processing many files.
 
-    ``done`` is the number of files with a result, including ``existing``
-    results that earlier runs wrote. ``bad`` maps the path of each file without
-    a result to the reason.
+    ``done`` is the number of files with a result, including the ``existing``
+    results of earlier runs. ``bad`` maps the path of each file without a result
+    to the reason.
     """
 
     done: int
@@ -57,7 +57,7 @@ def reconstruct_files(
     ------
     ValueError, OSError
         If there are no audio files, or a wav file cannot be written, would
-        overwrite its source, or would have the name of another.
+        overwrite its source, or would have the same name as another.
     """
     write, made_by = tokenizer.reconstruct_file, tokenizer.made_by()
     return process_files(places, folder, write, made_by, overwrite, progress)
@@ -73,8 +73,8 @@ def process_files(
 ) -> FileResults:
     """Write a wav file for each audio file; see ``reconstruct_files``.
 
-    ``output`` is a folder, or for a single audio file also ``NAME.wav``. It may
-    be inside a folder of audio files: earlier outputs are not processed again.
+    ``output`` is a folder or, for a single audio file, ``NAME.wav``. It may be
+    inside a folder of audio files: earlier outputs are not processed again.
     ``write`` takes the paths of an audio file and of its wav file, and writes
     the latter with the comment ``made_by``.
     """
@@ -85,7 +85,7 @@ def process_files(
         comment = read_comment(path)
         if comment not in ("", made_by):
             raise ValueError(
-                f"{path} was made by {comment}, and now it is {made_by}. Name "
+                f"{path} was made by {comment}, not by {made_by}. Choose "
                 "another folder (--out), or overwrite it (--overwrite)."
             )
     bad = {}
@@ -110,13 +110,13 @@ def process_files(
 def _sources_by_output(files, output):
     """Map the wav files to write to their audio files."""
     sources = {}
-    # Includes formats that cannot be written, which raise the proper error.
+    # Include formats that cannot be written: they raise the proper error later.
     known = audio_endings() | {".raw", ".m4a", ".mp4"}
     single = output.suffix.lower() in known and not output.is_dir()
     if single and len(files) > 1:
         raise ValueError(
             f"{output} is the name of one file, but there are {len(files)} to "
-            "write: name a folder."
+            "write: choose a folder."
         )
     for path, name in files.items():
         searched = path.parents[len(name.parts) - 1].resolve()
@@ -126,13 +126,13 @@ def _sources_by_output(files, output):
         target = output if single else output / name.with_suffix(".wav")
         if not single and target.parent.resolve() == path.resolve().parent:
             raise ValueError(
-                f"{path} would be written beside itself, as {target}, among "
-                "the recordings: name another folder."
+                f"The output for {path} would be among the recordings, as "
+                f"{target}: choose another folder."
             )
         other = sources.setdefault(target, path)
         if other != path or target.resolve() == path.resolve():
             raise ValueError(
-                f"{path} would be written as {target}, over {other}: process "
-                "them one by one, or rename one of them."
+                f"The output for {path}, {target}, would overwrite {other} or "
+                "its output: process them one by one, or rename one of them."
             )
     return sources

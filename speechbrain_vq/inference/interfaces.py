@@ -27,27 +27,27 @@ PRECISIONS = {
 }
 
 if hasattr(os, "register_at_fork"):  # Not on Windows
-    # A forked child has no thread pool, and PyTorch operations that wait for
-    # its threads would hang. PyTorch's data loader workers do the same.
+    # A forked child has no thread pool, so PyTorch operations that wait for its
+    # threads would hang. PyTorch's data loader workers do the same.
     os.register_at_fork(
         after_in_child=functools.partial(torch.set_num_threads, 1)
     )
 
 
 class HparamsError(ValueError):
-    """Hyperparameters of which no model can be built."""
+    """Error for hyperparameters from which no model can be built."""
 
 
 class VQPretrained(Pretrained):
     """Base class of models that ``export_pretrained`` wrote.
 
-    It can be an entry of a Brain's ``modules``: it moves to the Brain's device,
-    is not trained, and stays in evaluation mode after ``train()``.
+    It can be one of a Brain's ``modules``: it moves to the Brain's device, is
+    not trained, and stays in evaluation mode after ``train()``.
 
-    Weights stay in fp32. ``half()``, ``bfloat16()`` and
-    ``run_opts={"eval_precision": "bf16"}`` make convolutions and matrix
-    products compute in half precision. On recorded speech, bf16 changed 0.4 %
-    of the tokens and fp16 0.06 % (CPU). An enclosing autocast has no effect.
+    Weights stay in fp32. With ``half()``, ``bfloat16()`` or
+    ``run_opts={"eval_precision": "bf16"}``, convolutions and matrix products
+    run in half precision. On recorded speech, bf16 changed 0.4 % of the tokens
+    and fp16 0.06 % (CPU). An enclosing autocast has no effect.
 
     Arguments
     ---------
@@ -77,7 +77,7 @@ class VQPretrained(Pretrained):
         modules, hparams = modules or {}, hparams or {}
         self._check_has("modules", self.MODULES_NEEDED, modules)
         self._check_has("keys", self.HPARAMS_NEEDED, hparams)
-        # Defaults are SpeechBrain's: Pretrained would read them from the yaml.
+        # Pass SpeechBrain's defaults, as Pretrained would read the yaml's.
         defaults, given = dict(RunOptions()), _mapping(run_opts)
         for key in set(given) - set(defaults):
             raise ValueError(
@@ -96,7 +96,7 @@ class VQPretrained(Pretrained):
         if freeze_params:
             self.eval()
         self.source = self.revision = None
-        # Folder of its files, and whether the yaml there describes the model.
+        # Folder of the model's files, and whether its yaml describes the model.
         self.location, self.described = None, False
 
     @classmethod
@@ -139,7 +139,7 @@ class VQPretrained(Pretrained):
 subfolder
             See ``speechbrain_vq.hub.download.download``.
         run_opts, freeze_params
-            See ``VQPretrained``. The model's yaml sets no run option.
+            See ``VQPretrained``. The model's yaml sets no run options.
         trust_remote_code : bool
             Whether to load the folder with SpeechBrain's own loader, which
             runs any code that the yaml names.
@@ -147,7 +147,7 @@ subfolder
             Shorthand for ``run_opts={"device": ...}``.
         dtype : str or torch.dtype, optional
             Precision of the computation: ``"fp32"``, ``"bf16"``, ``"fp16"`` or
-            PyTorch's dtype. Shorthand for
+            the PyTorch dtype. Shorthand for
             ``run_opts={"eval_precision": ...}``. Weights stay in fp32.
         overrides : mapping, optional
             Plain values that replace those of the yaml, nested as in the yaml,
@@ -196,22 +196,22 @@ subfolder
 
     def save_pretrained(self, folder: str | pathlib.Path) -> None:
         """Write the model, with its current weights and all codebooks, to a
-        folder for ``from_hparams``. Other files in the folder are kept. The
-        card, with its results and examples, is left out if the weights have
-        changed since they were loaded.
+        folder for ``from_hparams``. Other files in the folder are kept. If the
+        weights have changed since they were loaded, the card with its results
+        and examples is left out.
 
         Raises
         ------
         ValueError
-            If the model was built in Python or loaded with ``overrides``, so
-            that no yaml describes it.
+            If no yaml describes the model, since it was built in Python or
+            loaded with ``overrides``.
         FileExistsError
             If the folder is a file.
         """
         if not self.described:
             raise ValueError(
-                "No yaml describes this model, as it was built in Python or "
-                "loaded with overrides: load it with from_hparams and without "
+                "No yaml describes this model, since it was built in Python "
+                "or loaded with overrides: load it with from_hparams without "
                 "overrides, or use export_pretrained."
             )
         is_changed = self.fingerprint != self._loaded_fingerprint
@@ -235,7 +235,7 @@ subfolder
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights, as 16 hexadecimal digits."""
+        """Hash of the weights, 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for name, value in sorted(self.mods.state_dict().items()):
             # The warm-up flag is not a weight, and older files lack it.
@@ -308,7 +308,7 @@ def _run_options(run_opts, device, dtype):
 
 
 def _mapping(run_opts):
-    """Return run options as a dict; raise TypeError if they are none."""
+    """Return run options as a dict. Raises TypeError if that is impossible."""
     try:
         return dict(run_opts or {})
     except (TypeError, ValueError):
@@ -328,6 +328,6 @@ def check_device(device: str | torch.device | None) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(
-            f"The device '{device}' cannot be used here: {reason}. Name "
-            "another (cpu always works), or none."
+            f"The device '{device}' cannot be used here: {reason}. Choose "
+            "another (cpu always works), or leave it out."
         ) from error

@@ -21,7 +21,7 @@ from .vocoders import MelVocoder, UnitVocoder
 
 logger = logging.getLogger(__name__)
 
-# Accepted in place of the source of a vocoder.
+# Accepted instead of the source of a vocoder.
 GRIFFIN_LIM = "griffin-lim"
 
 
@@ -49,8 +49,8 @@ class PartsMixin:
         FileNotFoundError
             If there is no such vocoder.
         ValueError
-            If the vocoder does not take the outputs of the model; the message
-            names the difference.
+            If the vocoder does not match the outputs of the model; the message
+            names the differences.
         """
         if vocoder == GRIFFIN_LIM:
             vocoder = None
@@ -72,8 +72,8 @@ class PartsMixin:
     def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
         """Load the self-supervised encoder that computes the model's features.
 
-        The encoder has its own repository, which is downloaded only when the
-        user names it here. The commit is the one in the model's yaml.
+        The encoder has its own repository, which is downloaded only if the user
+        names it here. The model's yaml pins the commit.
 
         Arguments
         ---------
@@ -136,8 +136,8 @@ class PartsMixin:
         self._used_codebooks = self.check_first(number, total)
 
     def check_first(self, number: int | None, total: int) -> int:
-        """Return the number of codebooks to use of ``total``, by default all;
-        raise ValueError if the quantizer cannot decode from that many."""
+        """Return the number of codebooks to use out of ``total``, by default
+        all. Raises ValueError if the quantizer cannot decode from that many."""
         number = total if number is None else number
         residual = self.mods.quantizer.composition == "residual"
         is_whole = isinstance(number, int) and not isinstance(number, bool)
@@ -151,8 +151,9 @@ class PartsMixin:
         return number
 
     def load_own_vocoder(self) -> MelVocoder | UnitVocoder | None:
-        """Load the vocoder in the subfolder that the model's yaml names, else
-        the bundled one if it takes the model's log-mels, else return None."""
+        """Load the vocoder in the subfolder that the model's yaml names, or the
+        bundled one if it supports the model's log-mels. Return None if neither
+        applies."""
         name = getattr(self.hparams, "vocoder", None)
         if is_folder_name(name):
             # Raises if a file is missing or links out of the model folder.
@@ -163,8 +164,8 @@ class PartsMixin:
         if name:
             logger.warning(
                 "The yaml of %s names the vocoder %r. Vocoders outside the "
-                "model folder are not loaded unless you name them: give it as "
-                "vocoder=. The default vocoder is used instead.",
+                "model folder are loaded only on request: give it as vocoder=. "
+                "The default vocoder is used instead.",
                 *(self.source, name),
             )
         features = self.mods.features

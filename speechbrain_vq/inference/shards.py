@@ -1,8 +1,8 @@
 """Tokenize corpora into Parquet shards, in this process or on Ray.
 
-A shard has the rows of a token file, and is written atomically. Its metadata
-lists the audio that was left out. An interrupted run thus resumes at the next
-shard.
+A shard has the rows of a token file, and is written atomically, so that an
+interrupted run resumes at the next shard. Its metadata lists the audio that was
+left out.
 """
 
 import contextlib
@@ -42,18 +42,18 @@ from .tokenizer import VQTokenizer
 
 # Audio column of a data set.
 _AUDIO = "audio"
-# Number of rows of a data set that are read at once, and per shard.
+# Number of rows of a data set to read at once, and per shard.
 _CHUNK, _ROWS = 100, 1000
-# Maximum seconds of audio files per shard, and the number of shards to reach
-# by smaller ones.
+# Maximum seconds of audio files per shard. Shards are smaller if there would
+# otherwise be fewer than _SHARDS.
 _SECONDS, _SHARDS = 3600.0, 100
 # Key of the package in a shard's metadata.
 _NOTES = b"speechbrain_vq"
 
 
 class Rows(NamedTuple):
-    """Rows ``start`` to ``stop`` of a data set on disk: of a folder of
-    ``Dataset.save_to_disk``, or those of row group ``group`` of a Parquet
+    """Rows ``start`` to ``stop`` of a data set on disk: of a folder written by
+    ``Dataset.save_to_disk``, or of the row group ``group`` of a Parquet
     file."""
 
     path: str
@@ -82,7 +82,8 @@ class Rows(NamedTuple):
             start = stop
 
     def read(self) -> Iterator[tuple[int, pyarrow.Table]]:
-        """Yield tables of a few rows, each with the number of its first."""
+        """Yield tables of a few rows, each with the number of its first
+        row."""
         with _unreadable(self.path):
             if self.group is None:
                 dataset = load_from_disk(self.path).with_format("arrow")
@@ -119,8 +120,8 @@ def tokenize_shards(
     """Tokenize audio files and data sets into a folder of Parquet shards, for
     ``datasets.load_dataset("parquet", data_dir=output)``.
 
-    The rows of a data set keep their other columns. Another run with the same
-    output keeps complete shards, and adds audio that is in none of them. With
+    Rows of a data set keep their other columns. Another run with the same
+    output keeps complete shards, and adds audio that is not in them. With
     ``overwrite``, new shards are collected in the folder ``.replacement``, and
     replace the old ones once all are written. Tokens do not depend on the
     engine or on interruptions.
@@ -152,8 +153,8 @@ def tokenize_shards(
             raise
         paths = []
     with made_folder(output), exclusive(output):
-        # Without the scratch folder of its run, a worker that outlived an
-        # earlier run cannot complete a shard.
+        # Remove scratch folders of earlier runs, so that workers left over from
+        # those runs cannot complete a shard.
         for path in output.glob(".tokenize-*"):
             shutil.rmtree(path)
         with tempfile.TemporaryDirectory(
@@ -161,7 +162,7 @@ def tokenize_shards(
         ) as scratch:
             model = describe_model(tokenizer)
             earlier = _read_shards(output, None if overwrite else model)
-            # Earlier shards remain until all of their replacements exist.
+            # Keep earlier shards until all of their replacements exist.
             folder = output / ".replacement" if overwrite else output
             rows, unreadable = _rows_of(tables, folder)
             finished = earlier
@@ -196,14 +197,14 @@ def tokenize_shards(
 def tables_in(
     places: Iterable[str | os.PathLike], output: pathlib.Path | None = None
 ) -> dict[str, bool]:
-    """Return Parquet files (True) and folders of ``Dataset.save_to_disk``
+    """Find Parquet files (True) and folders written by ``Dataset.save_to_disk``
     (False), except hidden ones and those in the output folder."""
     tables = {}
     for place in map(pathlib.Path, places):
         paths = sorted(files_below(place)) if place.is_dir() else [place]
         for path in paths:
             is_parquet = path.suffix == ".parquet"
-            # `save_to_disk` writes a state.json beside its Arrow files.
+            # `save_to_disk` writes a state.json next to its Arrow files.
             is_table = is_parquet or path.name == "state.json"
             absolute = pathlib.Path(os.path.abspath(path))
             if is_table and output not in absolute.parents:
@@ -217,7 +218,7 @@ def write_shard(
     tokenizer: VQTokenizer, shard: Shard
 ) -> tuple[int, dict[str, str]]:
     """Write a shard, unless it exists or would be empty. Return its number of
-    rows, and the reasons for those left out by name."""
+    rows, and the reasons for left-out audio by name."""
     if shard.target.exists():
         notes = _read_notes(shard.target)
         return notes["rows"], notes["left_out"]
@@ -234,7 +235,7 @@ def write_shard(
             notes = {**model, "left_out": left_out}
             writer.add_key_value_metadata({_NOTES: json.dumps(notes)})
     except AudioError as error:
-        # The data set itself is unreadable; the next run tries it again.
+        # The data set itself is unreadable. The next run tries again.
         return 0, {f"{shard.audio.path}#{shard.audio.start}": str(error)}
     if number:
         os.replace(partial, shard.target)
@@ -242,7 +243,8 @@ def write_shard(
 
 
 def _tokenize(tokenizer, shard, left_out):
-    """Yield lists of rows, and add the reasons for others to ``left_out``."""
+    """Yield lists of rows, and add the reasons for missing rows to
+    ``left_out``."""
     for sources, seconds, others in _sources(shard, left_out):
         rows = {}
         for name, tokens, number in encode(
@@ -302,14 +304,14 @@ def _check_columns(tokenizer, jobs, finished):
             first, columns = next(iter(known.items()))
             if not columns.equals(known[place]):
                 raise ValueError(
-                    f"{place} would have other columns than {first}: name a "
+                    f"{place} would have other columns than {first}: choose a "
                     "separate output for each."
                 )
 
 
 def _rows_of(tables, output):
-    """Return the rows of data sets by the path of their shard, and the reasons
-    for unreadable data sets by path."""
+    """Return the rows of data sets by shard path, and the reasons for
+    unreadable data sets by path."""
     shards, bad = {}, without_text(tables)
     for path in [path for path in tables if path not in bad]:
         whole = Rows(path, 0, 0, 0 if tables[path] else None)
@@ -322,7 +324,7 @@ def _rows_of(tables, output):
         if _AUDIO not in columns:
             raise ValueError(
                 f"{path}: has no column '{_AUDIO}'; it has "
-                f"{', '.join(columns)}. Rename the one with the audio."
+                f"{', '.join(columns)}. Rename the column with the audio."
             )
         absolute = os.path.abspath(path).encode()
         digest = hashlib.sha256(absolute).hexdigest()[:12]
@@ -335,7 +337,7 @@ def _rows_of(tables, output):
 
 @contextlib.contextmanager
 def _unreadable(path):
-    """Turn the errors of a damaged data set into an AudioError."""
+    """Convert errors of a damaged data set to an AudioError."""
     try:
         yield
     except (OSError, ValueError) as error:  # Base classes of Arrow's errors
@@ -344,8 +346,8 @@ def _unreadable(path):
 
 
 def _resumed(folder, rows, paths, model):
-    """Return the shards that an interrupted replacement left, or remove them if
-    they are of another model, or their audio has changed or is not replaced."""
+    """Return the shards of an interrupted replacement. Remove them if they are
+    from another model, or if their audio has changed or is not replaced."""
     places = {*paths, *(part.path for part in rows.values())}
     with contextlib.suppress(OSError, ValueError):
         shards = _read_shards(folder, model)
@@ -368,8 +370,8 @@ def _paths_in(shard):
 
 
 def _files_of(paths, finished, output, batch_seconds):
-    """Return the number of finished files, the seconds of the others by path of
-    their shard, and the reasons for unreadable files by path."""
+    """Return the number of finished files, the seconds of the others by shard
+    path, and the reasons for unreadable files by path."""
     done, tried, number = set(), set(), 0
     for shard, notes in finished.items():
         if shard.name.startswith("files-"):
@@ -380,8 +382,8 @@ def _files_of(paths, finished, output, batch_seconds):
     not_utf8 = without_text(missing)
     seconds, bad = check_files([p for p in missing if p not in not_utf8], False)
     shards, limit = {}, min(_SECONDS, sum(seconds.values()) / _SHARDS)
-    # Files that an earlier run left out are in shards of their own. The other
-    # tokens are then those of an uninterrupted run, bit for bit.
+    # Files that an earlier run left out get separate shards, so that the other
+    # tokens are bit-identical to those of an uninterrupted run.
     for retry in (False, True):
         part = {p: s for p, s in seconds.items() if (p in tried) == retry}
         total = limit
@@ -395,14 +397,14 @@ def _files_of(paths, finished, output, batch_seconds):
 
 
 def _read_shards(output, model):
-    """Return the notes in the shards of a folder. Raise FileExistsError if it
-    has other contents, and ValueError if a shard is not of the model."""
+    """Return the notes in the shards of a folder. Raises FileExistsError if it
+    has other contents, and ValueError if a shard is from another model."""
     paths = [path for path in output.iterdir() if path.name[0] != "."]
     others = [p for p in paths if p.suffix != ".parquet" or not p.is_file()]
     if others:
         raise FileExistsError(
-            f"{output} has other files, such as {others[0].name}: name another "
-            "folder."
+            f"{output} has other files, such as {others[0].name}: choose "
+            "another folder."
         )
     shards = {path: _read_notes(path) for path in sorted(paths)}
     for path, notes in shards.items() if model else ():
@@ -417,6 +419,6 @@ def _read_notes(shard):
         notes = json.loads(metadata.metadata[_NOTES])
     except (KeyError, TypeError, ValueError) as error:
         raise FileExistsError(
-            f"{shard} is not a shard that `tokenize` wrote: name another folder."
+            f"{shard} is not a shard from `tokenize`: choose another folder."
         ) from error
     return {**notes, "rows": metadata.num_rows}

@@ -23,13 +23,13 @@ from .tokenizer import VQTokenizer
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "Name another file to write, or overwrite this one."
+_REMEDY = "Choose another output file, or overwrite this one."
 # Keys besides "tokens" that the package requires in its own token files.
 _KEYS = {"path": str, "num_samples": int, "fingerprint": str}
 
 
 class TokenFileError(ValueError):
-    """Error of a token file that cannot be used."""
+    """Error for an invalid token file."""
 
 
 def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
@@ -43,7 +43,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     Yields
     ------
     dict
-        Tokens of an audio file, and the other keys of its line.
+        Line of an audio file, with its tokens and the other keys.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
             try:
                 yield read_line(text, path, number)
             except TokenFileError:
-                # A killed run of version 0.1 left an incomplete last line.
+                # Killed runs of version 0.1 left an incomplete last line.
                 if number == 1 or text.endswith(b"\n"):
                     raise
                 logger.warning("%s: line %d is cut short.", path, number)
@@ -74,7 +74,7 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
     """Write rows of ``read_tokens`` to NumPy's npz format.
 
     The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Raises
-    ValueError without rows."""
+    ValueError if there are no rows."""
     rows = list(rows)
     if not rows:
         raise ValueError(f"{output}: there are no tokens to write.")
@@ -116,13 +116,13 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
 
 
 def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
-    """Raise ValueError if a line of a file has another fingerprint, precision
-    or rate than ``model``, from ``describe_model``."""
+    """Raise ValueError if the fingerprint, precision or a rate of a line
+    differs from ``model``, a result of ``describe_model``."""
     if line["fingerprint"] != model["fingerprint"]:
         raise ValueError(
-            f"{path} has tokens of another model: of '{line.get('model')}' "
+            f"{path} has tokens of another model: '{line.get('model')}' "
             f"(revision {line.get('revision')}, weights "
-            f"{line['fingerprint']}), not of '{model['model']}' "
+            f"{line['fingerprint']}), not '{model['model']}' "
             f"({model['revision']}, {model['fingerprint']}). {_REMEDY}"
         )
     if line.get("precision") != model["precision"]:
@@ -175,7 +175,7 @@ def check_tokens(rows: list) -> np.ndarray:
 
 
 def read_line(text: bytes, path: str | os.PathLike, number: int) -> dict:
-    """Parse a line that `tokenize` wrote. Raises TokenFileError, with the file
+    """Parse a line written by `tokenize`. Raises TokenFileError, with the file
     and line number, if it is invalid."""
     try:
         line = parse_line(text)
@@ -206,24 +206,26 @@ def _read_npz(path):
         raise
     # A damaged zip file raises a dozen kinds of errors.
     except Exception as error:
-        raise TokenFileError(f"{path}: no npz of tokens ({error}).") from error
+        raise TokenFileError(
+            f"{path}: not an npz file of tokens ({error})."
+        ) from error
     for name, part, samples in rows:
         line = {"path": name, "tokens": part.tolist(), "num_samples": samples}
         yield {**line, **common}
 
 
 def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:
-    """Return whether a file or folder may be newer than a result of it."""
+    """Return whether a file or folder may be newer than its result."""
     time = os.path.getmtime(result)
-    # File systems count time in steps of some milliseconds. A dangling link has
-    # no result.
+    # Time stamps are accurate to some milliseconds. A dangling link has no
+    # result.
     present = filter(os.path.exists, paths)
     return any(os.path.getmtime(path) >= time for path in present)
 
 
 def without_text(paths: Iterable[str]) -> dict[str, str]:
-    """Return, by path, the reason to leave out names that are not UTF-8, which
-    Arrow and Parquet cannot store."""
+    """Return the reasons to leave out, by path, names that are not UTF-8. Arrow
+    and Parquet cannot store them."""
     return {
         path: f"{path}: its name is not UTF-8, as data sets require: rename it."
         for path in paths

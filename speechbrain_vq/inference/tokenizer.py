@@ -74,18 +74,18 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         Arguments
         ---------
         source : path or str
-            A model folder, a bundled model (``speech``), or a model on the Hub.
+            Model folder, bundled model (``speech``), or model on the Hub.
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, MelVocoder or UnitVocoder, optional
             See ``use_vocoder``. The default is the subfolder that the model's
             yaml names under ``vocoder``. Without that key, it is the bundled
-            vocoder if the model has log-mels with the settings of the recipes,
+            vocoder if the model's log-mels have the settings of the recipes,
             else Griffin-Lim.
         num_codebooks : int, optional
             See ``use_codebooks``; all by default.
         ssl_encoder : path or str, optional
-            See ``use_ssl_encoder``; by default none is loaded.
+            See ``use_ssl_encoder``; none is loaded by default.
 
         Returns
         -------
@@ -124,7 +124,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @property
     def speakers(self) -> list[str]:
-        """Names in the model's speaker table; empty without a table."""
+        """Names in the model's speaker table; empty if it has none."""
         return getattr(self.mods.speaker, "names", [])
 
     @property
@@ -224,7 +224,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         ------
         TypeError, ValueError
             If the tokens have an invalid type or shape, or too few codebooks,
-            the batch is empty, or there are not as many speaker embeddings.
+            the batch is empty, or the number of speaker embeddings is wrong.
 
         Example
         -------
@@ -235,8 +235,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         tokens = torch.as_tensor(tokens)
         if tokens.is_floating_point() and tokens.numel():
             raise TypeError(
-                f"Tokens are integers, got {tokens.dtype}. Use decode_vectors "
-                "for vectors."
+                f"Tokens must be integers, got {tokens.dtype}. Use "
+                "decode_vectors for vectors."
             )
         shape = tuple(tokens.shape)
         tokens = self.unfold(tokens.to(self.device, torch.int64))
@@ -244,7 +244,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             tokens = tokens.unsqueeze(0)
         if tokens.dim() != 3:
             expected = "[B, T]" if self.is_folded else "[B, T, C]"
-            raise ValueError(f"Tokens are {expected}, got the shape {shape}.")
+            raise ValueError(f"Tokens must be {expected}, got shape {shape}.")
         number = self.check_first(num_codebooks, tokens.shape[-1])
         tokens = tokens[..., 0 if self.is_folded else slice(number)]
         if isinstance(self.vocoder, UnitVocoder):
@@ -265,7 +265,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         requires tokens."""
         if isinstance(self.vocoder, UnitVocoder):
             raise ValueError(
-                f"{self.vocoder.source} takes tokens, not vectors: give tokens "
+                f"{self.vocoder.source} takes tokens, not vectors: pass tokens "
                 "to decode_batch, or use Griffin-Lim: use_vocoder(None)."
             )
         speaker = self._voices(speaker, len(vectors))
@@ -310,7 +310,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             One waveform as for ``encode_batch``, or its consecutive blocks,
             [samples] each.
         chunk_seconds : float, optional
-            Length of a chunk in seconds; None encodes the whole signal at once.
+            Chunk length in seconds; None encodes the whole signal at once.
 
         Returns
         -------
@@ -339,7 +339,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         check_seconds("chunk_seconds", chunk_seconds)
         if isinstance(audio, Tensor | np.ndarray):
             audio = [audio]
-        blocks = map(_as_one, audio)
+        blocks = map(_as_single, audio)
         if self.span is None or chunk_seconds is None:
             return encode(_cat(blocks))
         steps = max(1, round(chunk_seconds * self.token_rate))
@@ -354,7 +354,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         speaker = torch.as_tensor(speaker)
         if tuple(speaker.shape) not in {(1, size), (number, size)}:
             raise ValueError(
-                f"Speaker embeddings are [B, {size}] or [1, {size}], got the "
+                f"Speaker embeddings must be [B, {size}] or [1, {size}], got "
                 f"shape {tuple(speaker.shape)} for {number} utterances."
             )
         return speaker.to(self.device, torch.float32).expand(number, -1)
@@ -380,8 +380,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
 
 def _check_rates(hparams, features, encoder):
-    """Raise HparamsError unless the sampling and token rates are possible, and
-    agree with the modules as far as these state their strides."""
+    """Raise HparamsError unless the sampling and token rates are valid, and
+    agree with the strides of the modules, if known."""
     rate, tokens = hparams.sample_rate, hparams.token_rate
     in_range = _is_number(rate) and MIN_RATE <= rate <= MAX_RATE
     if not in_range or rate % 1:
@@ -409,25 +409,25 @@ def _is_number(value):
 
 
 def _cat(parts):
-    """Concatenate tensors; raise ValueError if there are none."""
+    """Concatenate tensors. Raises ValueError if there are none."""
     parts = list(parts)
     if not parts:
-        raise ValueError("There is no audio: give at least one block of it.")
+        raise ValueError("There is no audio: give at least one block.")
     return torch.cat(parts)
 
 
 def _relative(lengths, name):
-    """Convert relative lengths to a tensor; integers raise a TypeError."""
+    """Convert relative lengths to a tensor. Raises TypeError for integers."""
     lengths = torch.as_tensor(lengths)
     if not lengths.is_floating_point():
         raise TypeError(
-            f"{name} are relative to the longest of the batch: floating-point "
-            f"numbers in [0, 1], got {lengths!r}."
+            f"{name} must be relative to the longest of the batch: "
+            f"floating-point numbers in [0, 1], got {lengths!r}."
         )
     return lengths
 
 
-def _as_one(block):
+def _as_single(block):
     """Convert a block to one waveform [samples]."""
     wavs = as_waveforms(block)
     if len(wavs) != 1:

@@ -75,16 +75,16 @@ def tokenize_to(
     The format ``"parquet"`` also takes data sets as input, see
     ``shards.tokenize_shards``.
 
-    Other formats collect lines in ``NAME.partial.jsonl``, longest audio first,
-    and create the output from it at the end, atomically. An interrupted run
-    resumes from that file. Files that a jsonl output already has are not
-    tokenized again. With ``overwrite``, lines are collected in
+    For other formats, lines are collected in ``NAME.partial.jsonl``, longest
+    audio first, from which the output is created atomically at the end. An
+    interrupted run resumes from that file. Files that are already in a jsonl
+    output are not tokenized again. With ``overwrite``, lines are collected in
     ``NAME.replacement.jsonl`` instead.
 
     Arguments
     ---------
     output : path
-        File or folder to write; an existing jsonl token file is extended.
+        File or folder to write. An existing jsonl token file is extended.
     places : iterable of path
         Audio files and folders of them.
     tokenizer : VQTokenizer
@@ -97,7 +97,7 @@ def tokenize_to(
         Whether to replace an existing output. It remains until its replacement
         is complete.
     batch_seconds : float
-        Seconds of audio per batch, padding included; longer files are
+        Seconds of audio per batch, including padding. Longer files are
         processed alone, in chunks of that length.
     progress : bool
         Whether to show a progress bar.
@@ -119,10 +119,10 @@ def tokenize_to(
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If ``batch_seconds`` is not finite and above 0, or the output is no
+        If ``batch_seconds`` is not finite and above 0, or the output is not a
         token file, is among the audio files, or is of another model, precision
-        or rate. Also if an engine or a data set is given with another format
-        than ``"parquet"``.
+        or rate. Also if an engine or a data set is given, but the format is not
+        ``"parquet"``.
     """
     check_seconds("batch_seconds", batch_seconds)
     output = pathlib.Path(output)
@@ -155,7 +155,7 @@ def tokenize_to(
             _discard_unless_resumed(replacement, paths, tokenizer)
         elif not is_lines and output.exists() and not partial.exists():
             raise FileExistsError(
-                f"{output} exists: name another output, or overwrite it "
+                f"{output} exists: choose another output, or overwrite it "
                 "(--overwrite)."
             )
         extended = output if is_lines and not overwrite else None
@@ -176,7 +176,7 @@ def tokenize_to(
 
 
 def format_of(output: str | os.PathLike) -> str:
-    """Return the format that the name of an output implies.
+    """Infer the format from the name of an output.
 
     Example
     -------
@@ -188,8 +188,8 @@ def format_of(output: str | os.PathLike) -> str:
         return suffix[1:]
     if suffix:
         raise ValueError(
-            f"{output}: expected a name in .jsonl or .npz, or a folder for a "
-            "data set. Otherwise set --format."
+            f"{output}: expected a name that ends in .jsonl or .npz, or a "
+            "folder for a data set. Otherwise set --format."
         )
     return "hf-dataset"
 
@@ -203,8 +203,8 @@ def tokenize_dataset(
 ) -> Dataset:
     """Add tokens to a data set of Hugging Face's ``datasets``.
 
-    Audio is read with soundfile from the bytes or the path in the column;
-    torchcodec is not required. The column itself does not change.
+    Audio is read with soundfile from the bytes or the path in the column, which
+    does not change; torchcodec is not required.
 
     Arguments
     ---------
@@ -231,8 +231,8 @@ def tokenize_dataset(
     TypeError
         If the data set has several splits, or is streamed.
     ValueError
-        If the audio column is missing, the column of tokens exists, or
-        ``num_proc`` is above 1 with a model on a GPU.
+        If the audio column is missing, the column of tokens exists, or the
+        model is on a GPU and ``num_proc`` is above 1.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -283,25 +283,26 @@ def tokenize_dataset(
 
 
 def _check_replaceable(output, format, paths):
-    """Raise if the output is a folder but no data set, or an audio file."""
+    """Raise an error if the output is a folder but not a data set, or if it is
+    one of the audio files."""
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
-            f"{output} is a folder, but no data set that could be replaced: "
-            "name another output."
+            f"{output} is a folder, but not a data set that can be replaced: "
+            "choose another output."
         )
     sources = map(os.path.realpath, paths if output.exists() else ())
     if os.path.realpath(output) in sources:
         raise ValueError(
-            f"{output} is one of the audio files, and would be lost: name "
-            "another output."
+            f"{output} is one of the audio files, and would be overwritten: "
+            "choose another output."
         )
 
 
 @few_warnings()
 def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     """Write the missing lines. Return the finished paths, errors by path, and
-    the number of paths that earlier runs had finished."""
+    the number of paths that earlier runs finished."""
     model = describe_model(tokenizer)
     collected = _resume(partial, model)
     previous = set()
@@ -318,7 +319,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
         return done.intersection(paths), bad, len(paths) - len(missing)
     with (
         open(partial, "a", encoding="utf-8") as file,
-        # The remaining time depends on seconds of audio, not number of files.
+        # The remaining time depends on seconds of audio, not files.
         tqdm(
             total=round(sum(seconds.values())),
             unit=" s of audio",
@@ -346,8 +347,8 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
 
 
 def _discard_unless_resumed(replacement, paths, tokenizer):
-    """Delete the lines that an interrupted replacement left, if they are of
-    another model, or of audio that has changed or is not replaced now."""
+    """Delete the lines of an interrupted replacement if they are from another
+    model, or if their audio has changed or is not replaced now."""
     if replacement.exists() and not any_newer(paths, replacement):
         with contextlib.suppress(ValueError):
             if _resume(replacement, describe_model(tokenizer)) <= set(paths):
@@ -356,7 +357,7 @@ def _discard_unless_resumed(replacement, paths, tokenizer):
 
 
 def _resume(partial, model):
-    """Truncate an incomplete last line; return the paths of the others."""
+    """Remove an incomplete last line, and return the paths of the others."""
     paths, size = set(), 0
     if not partial.exists():
         return paths

@@ -15,7 +15,7 @@ from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 
 from .vocoders import HifiGAN, MelVocoder, UnitVocoder
 
-# File name of the weights of SpeechBrain's vocoders.
+# Weights file of SpeechBrain's vocoders.
 CHECKPOINT = "generator.ckpt"
 # Settings of SpeechBrain's recipes, which the yamls of its vocoders lack.
 _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
@@ -44,7 +44,7 @@ def load_vocoder(
         Folder, or id of a model on the Hub, such as
         ``speechbrain/tts-hifigan-libritts-16kHz``. It must contain
         ``model.safetensors`` or ``generator.ckpt``, and a ``hyperparams.yaml``
-        with the key ``generator``: a HiFi-GAN of SpeechBrain or a
+        with the key ``generator``: a SpeechBrain HiFi-GAN or a
         ``SourceFilterVocoder``.
     **options
         ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
@@ -69,8 +69,8 @@ def load_vocoder(
 def load_vocoder_folder(
     folder: pathlib.Path, source: str
 ) -> MelVocoder | UnitVocoder:
-    """Load the vocoder in a folder, as ``load_vocoder`` does. Its name in
-    ``PUBLISHED`` and in messages is ``source``."""
+    """Load the vocoder in a folder; see ``load_vocoder``. ``source`` is its
+    name in ``PUBLISHED`` and in messages."""
     is_safetensors = (folder / WEIGHTS).is_file()
     weights = find_file(folder, WEIGHTS if is_safetensors else CHECKPOINT)
     hparams, generator = load_named(folder, "generator", weights)
@@ -79,8 +79,8 @@ def load_vocoder_folder(
         return MelVocoder(generator, source=source)
     if not isinstance(generator, HifiganGenerator):
         raise ValueError(
-            f"'{source}' is no HiFi-GAN of SpeechBrain and no "
-            "SourceFilterVocoder: the generator of its yaml is "
+            f"'{source}' is neither a SpeechBrain HiFi-GAN nor a "
+            "SourceFilterVocoder: the generator in its yaml is "
             f"{type(generator).__name__}."
         )
     generator.remove_weight_norm()
@@ -93,13 +93,13 @@ def load_vocoder_folder(
     for name, value in settings.items():
         if not isinstance(value, int | float):
             raise ValueError(
-                f"The yaml of '{source}' has {name}={value!r}, which is no "
+                f"The yaml of '{source}' has {name}={value!r}, which is not a "
                 "number."
             )
     padding = generator.inference_padding
     if not isinstance(padding, int) or not 0 <= padding <= MAX_PADDING:
         raise ValueError(
-            f"The yaml of '{source}' has inference_padding={padding!r}: must "
-            f"be a whole number of frames from 0 to {MAX_PADDING}."
+            f"The yaml of '{source}' has inference_padding={padding!r}: it "
+            f"must be an integer number of frames from 0 to {MAX_PADDING}."
         )
     return HifiGAN(generator, settings, source)

@@ -20,7 +20,7 @@ class MelVocoder(nn.Module):
     """Vocoder from log-mels to waveforms.
 
     ``settings`` are the known settings of its log-mels, with the keys of
-    ``LogMel.settings``. ``source`` is its folder or Hub name, for messages.
+    ``LogMel.settings``. ``source`` is its folder or Hub name for messages.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class MelVocoder(nn.Module):
             own,
             "log-mels",
             f"Train one with {options} (recipe MiniSpeech/unit-discovery), or "
-            "leave the vocoder out: Griffin-Lim takes any log-mels.",
+            "leave the vocoder out: Griffin-Lim supports any log-mels.",
         )
         unknown = [key for key in own if key not in self.settings]
         if unknown:
             warnings.warn(
                 f"{self.source} does not state all settings of its log-mels: "
-                f"{_listed(own, unknown)} is assumed, as in "
+                f"{_format(own, unknown)} is assumed, as in "
                 f"{tokenizer.source}. If they differ, the speech will sound "
                 "wrong.",
                 stacklevel=2,
@@ -83,7 +83,7 @@ class MelVocoder(nn.Module):
 
 
 class HifiGAN(MelVocoder):
-    """HiFi-GAN of SpeechBrain; the generator determines the settings
+    """SpeechBrain HiFi-GAN. The generator determines the settings
     ``n_mel_channels`` and ``hop_length``."""
 
     def __init__(
@@ -104,8 +104,8 @@ class HifiGAN(MelVocoder):
         samples = mels.shape[1] * hop
         mels = _lengthen(mels, self.shortest)
         wavs = generator.inference(mels.transpose(1, 2))[:, 0]
-        # `inference` pads with frames at both ends. SpeechBrain centers a frame
-        # at its first sample, LogMel half a hop later.
+        # `inference` pads frames at both ends. SpeechBrain centers a frame at
+        # its first sample, LogMel half a hop later.
         begin = max(generator.inference_padding * hop - hop // 2, 0)
         wavs = wavs[:, begin : begin + samples]
         return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
@@ -116,7 +116,7 @@ class UnitVocoder(nn.Module):
 
     The recipe ``MiniSpeech/unit-vocoder`` trains it on the tokens of one
     tokenizer, whose ``unit_settings`` are in its ``settings``. It replaces the
-    tokenizer's decoder. ``source`` is its folder or Hub name, for messages.
+    tokenizer's decoder. ``source`` is its folder or Hub name for messages.
     """
 
     def __init__(
@@ -143,13 +143,12 @@ class UnitVocoder(nn.Module):
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
         size = self.settings["codebook_size"]
         books = self.settings["num_codebooks"]
-        # A token out of range would be mistaken for one of another codebook.
+        # An out-of-range token would be mistaken for one of another codebook.
         in_range = ((tokens >= 0) & (tokens < size)).all()
         if tokens.shape[-1] != books or not in_range:
             raise ValueError(
                 f"{self.source} takes tokens 0..{size - 1} of {books} "
-                "codebooks; got other tokens, of the shape "
-                f"{list(tokens.shape)}."
+                f"codebooks, got other tokens of shape {list(tokens.shape)}."
             )
         ids = to_ids(tokens, size)
         if speaker is None:
@@ -168,7 +167,8 @@ class UnitVocoder(nn.Module):
         return wavs[:, 0, : number * self.hop_length]
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Raise ValueError unless it was trained with this tokenizer."""
+        """Raise ValueError unless the vocoder was trained on this
+        tokenizer."""
         own = unit_settings(tokenizer)
         _check_same(
             self,
@@ -176,14 +176,14 @@ class UnitVocoder(nn.Module):
             tokenizer,
             own,
             "units",
-            "Use the tokenizer that it was trained with, or train a vocoder "
-            "for this one (recipe MiniSpeech/unit-vocoder, --tokenizer).",
+            "Use the tokenizer that it was trained on, or train a vocoder for "
+            "this one (recipe MiniSpeech/unit-vocoder, --tokenizer).",
         )
 
 
 def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
     """Return the settings of a tokenizer that a unit vocoder depends on. They
-    include its weights, without which a token has no fixed sound."""
+    include a hash of its weights, which determine the sound of a token."""
     return {
         "tokenizer": tokenizer.fingerprint,
         "sample_rate": tokenizer.sample_rate,
@@ -196,7 +196,7 @@ def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
 
 def to_ids(tokens: Tensor, codebook_size: int) -> Tensor:
     """Convert tokens [..., C] of C codebooks to the input of SpeechBrain's
-    unit HiFi-GANs: 0 is padding, and each codebook has its own range."""
+    unit HiFi-GANs, where 0 is padding and each codebook has its own range."""
     books = torch.arange(tokens.shape[-1], device=tokens.device)
     return tokens + books * codebook_size + 1
 
@@ -208,7 +208,7 @@ def samples_per_frame(generator: HifiganGenerator) -> int:
 
 def shortest(generator: HifiganGenerator) -> int:
     """Return the minimum number of input frames of a HiFi-GAN. Its convolutions
-    use reflection padding, which must be shorter than their input."""
+    use reflection padding, which must be shorter than the input."""
     number, rate = _padding(generator.conv_pre) + 1, 1
     kernels = generator.num_kernels
     for index, layer in enumerate(generator.ups):
@@ -225,8 +225,8 @@ def one_by_one(
     hop_length: int,
     *others: Tensor,
 ) -> Tensor:
-    """Synthesize utterances one by one without their padding, which would
-    affect their ends.
+    """Synthesize utterances one by one and without padding, which would affect
+    their ends.
 
     ``synthesize`` maps frames [1, T, ...], and the same row of each of
     ``others``, to [1, samples]. Returns waveforms [B, T * hop_length], zero at
@@ -254,7 +254,7 @@ def _padding(part):
 
 
 def _lengthen(frames, number):
-    """Repeat the last frame of [B, T, ...] to reach a number of frames."""
+    """Repeat the last frame of [B, T, ...] up to a number of frames."""
     missing = max(number - frames.shape[1], 0)
     last = frames[:, -1:].expand(-1, missing, *frames.shape[2:])
     return torch.cat([frames, last], 1)
@@ -266,11 +266,11 @@ def _check_same(vocoder, trained, tokenizer, own, inputs, advice):
     if differing:
         raise ValueError(
             f"The vocoder {vocoder.source} was trained on {inputs} with "
-            f"{_listed(trained, differing)}, but "
+            f"{_format(trained, differing)}, but "
             f"{tokenizer.source or 'the tokenizer'} has "
-            f"{_listed(own, differing)}: it would make noise. {advice}"
+            f"{_format(own, differing)}: the output would be noise. {advice}"
         )
 
 
-def _listed(settings, keys):
+def _format(settings, keys):
     return ", ".join(f"{key}={settings[key]}" for key in keys)

@@ -21,8 +21,8 @@ NO_METRIC = frozenset(
     "seed steps loss vectors nonfinite_batches codebook_drift vq_loss".split()
 )
 QUANTITIES = USAGE | PhoneInformation.quantities | BitRate.quantities
-# Marks the line of the card's code that loads the model, so that a push changes
-# the source there and nowhere else.
+# Marks the line of the card's code that loads the model, so that a push
+# replaces the source only there.
 MARK = "  # this model"
 
 
@@ -39,12 +39,12 @@ def make_card(
     """Write the model card for a ``config.json``.
 
     ``source`` is the folder name or repository that the card's code loads.
-    ``results`` are the metrics of the test, or empty. ``problems`` are the
-    reasons not to export the model, if ``force`` was given. ``files`` is the
-    result of ``write_example``. ``section`` is the part ``inference`` of the
-    training's yaml, and ``front_matter`` overrides its ``card``."""
+    ``results`` are the test metrics, or empty. ``problems`` are the reasons not
+    to export the model, if ``force`` was given. ``files`` is the result of
+    ``write_example``. ``section`` is the ``inference`` section of the training
+    yaml, and ``front_matter`` overrides its ``card``."""
     name = source.rsplit("/", 1)[-1]
-    # Through JSON, since the card would name the class of ruamel.yaml's lists.
+    # Convert through JSON, since the card would name ruamel.yaml's classes.
     front_matter = {**json.loads(json.dumps(section["card"])), **front_matter}
     dotted_name = config["speechbrain_interface"]
     module, _, interface = dotted_name.rpartition(".")
@@ -66,17 +66,17 @@ def make_card(
         problems=problems,
         section=section,
         mark=MARK,
-        quote=json.dumps,  # A name may contain any character.
+        quote=json.dumps,  # Names may contain any characters.
         **files,
     )
 
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
-    """Replace the source of the card's own model by a repository.
+    """Replace the source of the card's own model with a repository.
 
-    The name of the folder in the title and metrics is replaced, too; other
-    models in the card are not. If no line of code is marked, the model's own is
-    the one that loads ``source``, the name of the folder.
+    The folder name in the title and metrics is replaced, too; other models in
+    the card are not. If no line of code is marked, the line that loads
+    ``source``, the folder name, is changed.
 
     Example
     -------
@@ -146,7 +146,7 @@ def _metrics(results):
 
 
 def _metrics_table(config, results):
-    """Return the rows of the table: sizes of the model, then metrics."""
+    """Return the rows of the table: model sizes, then metrics."""
     rows = [("parameters", f"{config['parameters']:,}")]
     rate, size = config.get("token_rate"), config.get("codebook_size")
     if rate is not None:
@@ -162,7 +162,7 @@ def _metrics_table(config, results):
             ]
     metrics = {_title(k): value for k, value in _metrics(results).items()}
     if not metrics:
-        # Without a test, show the checkpoint's metrics in validation.
+        # Without a test, show the checkpoint's validation metrics.
         metrics = {
             f"{_title(key)} (validation)": value
             for name, value in config["checkpoint"].items()

@@ -27,7 +27,7 @@ from .run import read_trainer_state
 
 logger = logging.getLogger(__name__)
 
-# Long enough to listen to, too short to train on.
+# Long enough for listening, too short for training.
 MAX_SECONDS = 10.0
 
 
@@ -39,8 +39,8 @@ def write_example(
 ) -> dict[str, Any]:
     """Write an example recording, its tokens and the plots of the card.
 
-    Returns the file names for the card: ``example`` and ``example_tokens``,
-    each a name or None, and ``plots``, pairs of a name and a caption."""
+    Returns the files for the card: ``example`` and ``example_tokens``, each a
+    file name or None, and ``plots``, pairs of a file name and a caption."""
     files: dict[str, Any] = {"example": None, "example_tokens": None}
     if recording is not None and hasattr(model, "encode_file"):
         wav = read_audio(recording, model.sample_rate, duration=MAX_SECONDS)
@@ -57,7 +57,7 @@ def write_example(
             "speechbrain-vq[report]",
         )
         return files
-    # A plain Brain saves no monitors.
+    # A Brain without VQMixin saves no monitors.
     monitors = read_trainer_state(checkpoint).get("monitors", {})
     counts = [m["sums"]["counts"] for m in monitors.values() if m["sums"]]
     if len({count.shape for count in counts}) == 1:
@@ -73,8 +73,8 @@ def write_example(
 
 
 def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
-    """Plot the frequencies of the codes in ``counts`` [C, K], in descending
-    order for each codebook."""
+    """Plot the code frequencies in ``counts`` [C, K], in descending order for
+    each codebook."""
     figure, (axis,) = _make_figure(1, height=3.0)
     ranks = range(1, counts.shape[1] + 1)
     for book, row in enumerate(counts.double()):
@@ -86,9 +86,9 @@ def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
     # A uniform distribution, for comparison.
     axis.axhline(100 / counts.shape[1], color="gray", linestyle=":")
     axis.set(
-        xlabel="codes, the most frequent first",
-        ylabel="% of the tokens",
-        title="Codebook usage in training",
+        xlabel="codes, most frequent first",
+        ylabel="% of tokens",
+        title="Codebook usage during training",
         xlim=(1, counts.shape[1]),
         ylim=(0, None),
     )
@@ -122,7 +122,7 @@ def _plot_spectrograms(
 
 
 def _make_figure(rows: int, height: float):
-    """Make a figure without pyplot, which may require a display."""
+    """Create a figure without pyplot, which may require a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, height), dpi=100, layout="constrained")

@@ -64,13 +64,13 @@ def export_pretrained(
     """Export a training run as a folder that ``from_hparams`` loads.
 
     The folder contains the yaml of the modules, ``model.safetensors``,
-    ``config.json`` and the model card ``README.md``. It contains
-    ``example.wav`` and ``example.tokens.json`` if there is an example, and
-    plots if matplotlib is installed. It is written under another name, loaded
-    as users will load it, and then renamed.
+    ``config.json`` and the model card ``README.md``. If there is an example, it
+    also contains ``example.wav`` and ``example.tokens.json``, and if matplotlib
+    is installed, plots. It is written under a temporary name, loaded as users
+    will load it, and then renamed.
 
-    Under ``inference``, a recipe's yaml lists what the model requires in
-    addition to the modules; see ``publish.hparams.inference_section``.
+    The section ``inference`` of a recipe's yaml lists what the model requires
+    besides the modules; see ``publish.hparams.inference_section``.
 
     Arguments
     ---------
@@ -84,22 +84,22 @@ def export_pretrained(
     checkpoint : path, optional
         Name or path of the checkpoint; by default the latest.
     force : bool
-        Whether to export a model in its warm-up, with a dead codebook, or
-        whose yaml is not plain data.
+        Whether to export the model even if it is in warm-up, its codebook is
+        dead, or its yaml is not plain data.
     example : path, optional
-        Recording to publish with the model. By default an utterance of the
-        test set for MiniSpeech, and none for other corpora, which have
-        recordings of people.
+        Recording to publish with the model. The default is an utterance of the
+        test set for MiniSpeech, and none for other corpora, which contain human
+        speech.
     repo_id : str, optional
         Repository on the Hub, ``org/name``, that the card's code loads; by
         default the folder.
     card : dict, optional
-        Front matter of the card to add or replace: ``license``
+        Front matter to add to or replace in the card: ``license``
         (``"apache-2.0"``), ``language``, ``datasets`` (on the Hub), ``tags``.
     results : dict, optional
-        Metrics of the test, by default from ``results.json`` in the run. They
-        are of the checkpoint named in them under ``checkpoint``, by default the
-        latest. Another checkpoint is tested on ``test.json``.
+        Test metrics, by default those in the run's ``results.json``. Their key
+        ``checkpoint`` names the tested checkpoint, by default the latest. Any
+        other checkpoint is tested on ``test.json``.
 
     Returns
     -------
@@ -111,8 +111,8 @@ def export_pretrained(
     FileNotFoundError
         If the run or checkpoint does not exist.
     ExportRefused
-        If the model is unfit for use and ``force`` is not set, or if it has
-        values that are NaN or infinite.
+        If the model is unusable and ``force`` is not set, or if it has NaN or
+        infinite weights.
     FileExistsError
         If ``output`` exists and is not an exported model.
     ValueError
@@ -144,7 +144,7 @@ def export_pretrained(
         module.load_state_dict({**tensors, **extra})
     config = _make_config(run, section, modules, chosen)
 
-    # Remove what killed exports to the same folder have left.
+    # Remove leftovers of killed exports to the same folder.
     for path in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
         shutil.rmtree(path, ignore_errors=True)
     with atomic_folder(place) as folder:
@@ -156,7 +156,7 @@ def export_pretrained(
             if not extra.is_file():
                 raise FileNotFoundError(f"{extra.parent} lacks {name}.")
             shutil.copyfile(extra, folder / name)
-        # An SSL encoder is in the run's copy or in its own repository.
+        # The SSL encoder is in the run's copy or in its own repository.
         encoder = run.hparams.get("ssl_folder") or run.hparams.get("ssl_source")
         options = {"ssl_encoder": encoder} if encoder else {}
         interface = section["interface"]
@@ -181,7 +181,7 @@ def _refuse(problems: list[str], force: bool) -> None:
     if problems and not force:
         raise ExportRefused(
             f"{' '.join(problems)} To export it anyway, use `speechbrain-vq "
-            "export --force` (force=True)."
+            "export --force` (or force=True in Python)."
         )
     for problem in problems:
         logger.warning("Exported by force. %s", problem)
@@ -207,7 +207,7 @@ def _make_config(
     # A SpeakerTable has the names of the training speakers.
     speakers = getattr(modules.get("speaker"), "names", None)
     network = torch.nn.ModuleDict(modules)
-    # Yamls of 0.1 have the preset under ``arm``.
+    # Yamls of version 0.1 have the preset under ``arm``.
     settings = {"arm": run.hparams.get("preset"), **run.hparams}
     return {
         # The Hub counts downloads by this key.
@@ -229,7 +229,7 @@ def _make_config(
 
 
 def _changed_options(hparams: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the quantizer that differ from the preset."""
+    """Return the quantizer options that differ from the preset."""
     used, preset = hparams.get("vq"), hparams.get("preset")
     if preset not in preset_names() or not isinstance(used, dict):
         return {}
@@ -241,13 +241,13 @@ def _changed_options(hparams: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_values(hparams: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """Return those of the keys whose values are strings or numbers."""
+    """Return the values of ``keys`` that are strings or numbers."""
     values = {key: hparams.get(key) for key in keys}
     return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
 
 
 def _test(model: Any, run: Run) -> dict[str, float]:
-    """Measure code usage and PNMI of a speech model on the test set, for a
+    """Compute code usage and PNMI of a speech model on the test set, for a
     checkpoint that the run did not test."""
     files = [folder / "test.json" for folder in run.manifest_folders()]
     manifest = next((path for path in files if path.is_file()), None)
@@ -275,7 +275,7 @@ def _load_exported(
     force: bool,
     **options: Any,
 ) -> Any:
-    """Load the exported model as its users will, to check it."""
+    """Load the exported model as users will, to check it."""
     loader = getattr(inference, interface, None) or pydoc.locate(interface)
     if loader is None:
         raise ValueError(
@@ -283,7 +283,7 @@ def _load_exported(
             "class of speechbrain_vq.inference, or a dotted name."
         )
     try:
-        # The yaml must be plain data even if the interface would run more.
+        # The yaml must be plain data even if the interface would accept more.
         load_pretrained(folder)
     except UnsafeHparamsError as error:
         problem = (

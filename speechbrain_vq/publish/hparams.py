@@ -10,7 +10,7 @@ from speechbrain_vq.hub.folder import HPARAMS, LABELS
 from speechbrain_vq.presets import TRAINER_OPTIONS
 from speechbrain_vq.recipe_files import dump
 
-# Keys of the section `inference` of a training yaml, and their defaults.
+# Keys of the section `inference` in a training yaml, and their defaults.
 SECTION = {
     "interface": "VQTokenizer",
     "keys": ["sample_rate", "token_rate"],
@@ -19,7 +19,7 @@ SECTION = {
     "summary": None,
     "card": {},
 }
-# SpeechBrain's own Pretrained.from_hparams finds the weights by this.
+# SpeechBrain's own Pretrained.from_hparams requires it to find the weights.
 PRETRAINER = """
 pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
     modules: !ref <modules>
@@ -32,9 +32,9 @@ def inference_section(training: dict) -> dict:
 
     Its keys are ``interface``, the class that loads the model (a name in
     ``speechbrain_vq.inference``, or a dotted name); ``keys``, keys of the yaml
-    to export in addition to ``modules``; ``files`` of ``save_folder`` to
-    export, of which ``label_encoder.txt`` is supported; ``recipe`` and
-    ``summary`` for the card; and ``card``, its front matter.
+    to export besides ``modules``; ``files`` of ``save_folder`` to export (only
+    ``label_encoder.txt`` is supported); ``recipe`` and ``summary`` for the
+    card; and ``card``, its front matter.
 
     Example
     -------
@@ -51,15 +51,15 @@ def inference_section(training: dict) -> dict:
     for name in section.get("files") or ():
         if name != LABELS:
             raise ValueError(
-                f"inference: files: {name} would not be fetched from the Hub, "
-                f"only {LABELS} would."
+                f"inference: files: {name} would not be fetched from the Hub. "
+                f"Only {LABELS} is supported."
             )
     return {**SECTION, **section}
 
 
 def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
-    """Return the yaml of a model, with the modules and given keys of the yaml
-    of its run. Raises ValueError if a key is missing, or a value is a
+    """Return the yaml of a model, with the modules and the given keys of its
+    run's yaml. Raises ValueError if a key is missing, or a value is a
     placeholder or an absolute path."""
     names = [*keys, "modules"]
     missing = [key for key in names if key not in training]
@@ -78,7 +78,7 @@ def _plain(node, name: str, copies: dict):
     """Copy a node without comments, anchors and reservoirs; keep aliases."""
     if id(node) in copies:
         return copies[id(node)]
-    original, node = node, _built(node)
+    original, node = node, _resolve_preset(node)
     if isinstance(node, CommentedMap):
         copy = copies[id(original)] = CommentedMap()
         for key, value in node.items():
@@ -94,8 +94,8 @@ def _plain(node, name: str, copies: dict):
             raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
         if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
             raise ValueError(
-                f"{name} of the run's {HPARAMS} is {node}, a path that others "
-                "do not have."
+                f"{name} of the run's {HPARAMS} is {node}, a path that exists "
+                "only on your machine."
             )
         return node
     if node.tag.value:
@@ -103,8 +103,8 @@ def _plain(node, name: str, copies: dict):
     return copy
 
 
-def _built(node):
-    """Replace the call of ``from_preset`` by the class and its arguments."""
+def _resolve_preset(node):
+    """Replace a call of ``from_preset`` with the class and its arguments."""
     tag = str(getattr(node, "tag", None) and node.tag.value)
     name = tag.removeprefix("!apply:").removesuffix(".from_preset")
     if not tag.startswith("!apply:") or not tag.endswith(".from_preset"):

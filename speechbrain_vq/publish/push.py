@@ -50,10 +50,10 @@ def push_to_hub(
 ) -> str:
     """Push an exported model to the Hugging Face Hub.
 
-    The model is loaded first, as a check. All files are pushed in one commit;
-    if nothing has changed, there is none. The commit deletes files of an
-    earlier export that this one lacks, and keeps other files of the repository.
-    The code in the card is changed to load the model from the repository.
+    The model is loaded first, as a check. All files are pushed in one commit,
+    unless nothing has changed. The commit deletes files of an earlier export
+    that this one lacks, and keeps other files in the repository. The code in
+    the card is changed to load the model from the repository.
 
     Arguments
     ---------
@@ -64,7 +64,7 @@ def push_to_hub(
         exist.
     files : sequence of str
         Further files and subfolders to push, such as ``LICENSE``. Any other
-        file that is neither hidden nor written by the export is refused.
+        file that is neither hidden nor written by the export raises an error.
     update : bool
         Whether the files are new weights of a model in the repository. The
         folder then needs no card, and the repository keeps its other files.
@@ -78,8 +78,8 @@ def push_to_hub(
     create_pr : bool
         Whether to open a new pull request instead.
     tag : str, optional
-        Tag of the commit. An existing tag is never moved: if it names another
-        commit, or files have changed, nothing is pushed.
+        Tag of the commit. An existing tag is never moved: if it refers to
+        another commit, or files have changed, nothing is pushed.
     commit_message, commit_description : str, optional
         Title and body of the commit.
 
@@ -95,7 +95,8 @@ def push_to_hub(
         If the folder cannot be loaded or contains other files, or the arguments
         contradict each other.
     HubError
-        If the Hub refuses or cannot be reached; the message explains why.
+        If the Hub rejects a request or cannot be reached; the message explains
+        why.
 
     Example
     -------
@@ -137,8 +138,8 @@ def push_to_hub(
                 commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
-                # The client skips files that are unchanged since this commit,
-                # so it must be the parent.
+                # The client skips files unchanged since this commit, so it must
+                # be the parent.
                 parent_commit=head.sha,
             )
         except RuntimeError as error:
@@ -161,8 +162,8 @@ def _additions(
     files: Sequence[str],
     update: bool,
 ) -> list[CommitOperationAdd]:
-    """Return the files to push. Raises an error if the folder cannot be loaded
-    or contains other files."""
+    """Return the files to push. Raises an error if the model cannot be loaded
+    or the folder contains other files."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
@@ -222,8 +223,8 @@ def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
 
 
 def _is_changed(api, repo_id, operations, head) -> bool:
-    """Return whether files differ from the Hub's hashes, which are SHA-256 for
-    large files and git's for others."""
+    """Return whether files differ from those on the Hub, by their hashes:
+    SHA-256 for large files, git's for others."""
     names = [operation.path_in_repo for operation in operations]
     infos = api.get_paths_info(repo_id, names, revision=head.sha)
     by_name = {info.path: info for info in infos}
@@ -245,7 +246,7 @@ def _is_changed(api, repo_id, operations, head) -> bool:
 def _explained(
     api: HfApi, repo_id: str, revision: str | None
 ) -> Iterator[None]:
-    """Raise errors of the Hub's client during a push as a ``HubError``."""
+    """Convert errors of the Hub's client during a push to a ``HubError``."""
     try:
         with in_words(repo_id, revision):
             yield
@@ -267,11 +268,11 @@ def _explain(api: HfApi, repo_id: str, error: HubError) -> str:
             return _explain_denied(api, repo_id) or str(error)
     elif "README.md" in str(cause):
         return f"The Hub refused the card, and nothing was committed. {cause}"
-    # A proxy gives answers that are not JSON. Other errors would come again.
+    # Proxies may return responses that are not JSON. Other errors would recur.
     if is_unreachable(cause) or isinstance(cause, json.JSONDecodeError):
         return (
             f"{error} The repository is unchanged, or has all of the commit. "
-            "Push again: files that have arrived are not sent twice."
+            "Push again: uploaded files are not sent twice."
         )
     return str(error)
 
@@ -297,6 +298,6 @@ def _explain_denied(api: HfApi, repo_id: str) -> str | None:
             "request (--create-pr, create_pr=True)"
         )
     return (
-        f"You are '{user['name']}' and have no right to write to '{repo_id}': "
+        f"You are '{user['name']}' and have no write access to '{repo_id}': "
         f"{reason}. You may push to {', '.join(owned)}."
     )

@@ -25,7 +25,7 @@ from speechbrain_vq.training.resume import AtomicCheckpointer
 
 logger = logging.getLogger(__name__)
 
-# Titles by the name in corpus.json. Any other corpus is a user's own.
+# Titles by the name in corpus.json. Any other corpus is the user's own.
 CORPORA = {
     "minispeech": "MiniSpeech",
     "librispeech": "LibriSpeech",
@@ -34,14 +34,14 @@ CORPORA = {
     "festvox-ru": "festvox-ru",
     "DebianSpeech": "DebianSpeech",
 }
-# Written when the recipe has prepared the manifests, so that it stays valid if
-# the run is moved or the manifests are deleted.
+# Written when the recipe has prepared the manifests, so that the corpus stays
+# known if the run is moved or the manifests are deleted.
 CORPUS_FILE = "trained_on.json"
 
 
 class Corpus(NamedTuple):
     """Training data of a run: whether it is known, the name of the corpus (None
-    for a user's own recordings), minutes of speech, language codes, and an
+    for the user's own recordings), minutes of speech, language codes, and an
     utterance of the test set that may be published."""
 
     known: bool = False
@@ -60,8 +60,8 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | pathlib.Path) -> "Run":
-        """Open the folder of a run. References in its yaml are resolved, in
-        case a user and not ``create_experiment_directory`` wrote it."""
+        """Open the folder of a run. References in its yaml are resolved, since
+        it may not have been written by ``create_experiment_directory``."""
         path = pathlib.Path(folder) / HPARAMS
         if not path.is_file():
             raise FileNotFoundError(
@@ -75,13 +75,13 @@ class Run:
 
     @functools.cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """Checkpoints after the warm-up, or all if none is after it."""
+        """Checkpoints after the warm-up, or all if there are none."""
         checkpoints = self._all_checkpoints
         return [c for c in checkpoints if not in_warmup(c)] or checkpoints
 
     @property
     def latest(self) -> Checkpoint:
-        """Latest checkpoint, which a Brain tests."""
+        """Latest checkpoint, the one that a Brain tests."""
         return max(
             self.checkpoints, key=lambda c: (c.meta["unixtime"], c.path.name)
         )
@@ -98,30 +98,31 @@ class Run:
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no such checkpoint or metric, or more than one argument.
+            If there is no such checkpoint or metric, or more than one argument
+            is given.
         """
         if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
             raise ValueError("Give one of min_key, max_key and checkpoint.")
         if name is not None:
-            return self._named(pathlib.Path(name).name)
+            return self._checkpoint_named(pathlib.Path(name).name)
         if min_key is not None:
-            return min(self._with(min_key), key=lambda c: c.meta[min_key])
+            return min(self._with_key(min_key), key=lambda c: c.meta[min_key])
         if max_key is not None:
-            return max(self._with(max_key), key=lambda c: c.meta[max_key])
+            return max(self._with_key(max_key), key=lambda c: c.meta[max_key])
         return self.latest
 
     @functools.cached_property
     def results(self) -> dict[str, Any]:
-        """Metrics of the test; empty if there was none."""
+        """Test metrics; empty if there was no test."""
         path = self.folder / "results.json"
         return read_json(path) if path.is_file() else {}
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        """Training data, according to the note of the recipe or the manifests.
+        """Training data, according to the recipe's note or the manifests.
 
-        Only MiniSpeech has an example, since its speech is synthetic. A
-        recording of a person is published only if the user names it."""
+        Only MiniSpeech has an example, since its speech is synthetic. Human
+        speech is published only if the user names a recording."""
         path = self.folder / CORPUS_FILE
         if path.is_file():
             note = read_json(path)
@@ -137,7 +138,7 @@ class Run:
         return corpus
 
     def write_corpus(self) -> None:
-        """Write a note of the training data, for later exports."""
+        """Write a note on the training data for later exports."""
         corpus = self._read_manifests()
         if not corpus.known:
             return
@@ -158,7 +159,7 @@ class Run:
             raise FileNotFoundError(f"There is no checkpoint in {folder}.")
         return checkpoints
 
-    def _named(self, name: str) -> Checkpoint:
+    def _checkpoint_named(self, name: str) -> Checkpoint:
         by_name = {c.path.name: c for c in self._all_checkpoints}
         if name not in by_name:
             raise FileNotFoundError(
@@ -167,7 +168,7 @@ class Run:
             )
         return by_name[name]
 
-    def _with(self, key: str) -> list[Checkpoint]:
+    def _with_key(self, key: str) -> list[Checkpoint]:
         metas = ((c, c.meta.get(key, math.nan)) for c in self.checkpoints)
         checkpoints = [c for c, value in metas if not math.isnan(value)]
         if not checkpoints:
@@ -184,12 +185,12 @@ class Run:
         in_place = output.resolve() == self.folder.resolve()
         for key in ("manifest_folder", "data_folder"):
             path = pathlib.Path(str(self.hparams.get(key)))
-            # If the run was moved, a relative path may lead to another corpus.
+            # If the run was moved, a relative path may be another corpus.
             if in_place or path.is_absolute():
                 yield path
 
     def _read_manifests(self) -> Corpus:
-        """Return the corpus of the manifests that the yaml names."""
+        """Read the corpus from the manifests that the yaml names."""
         for folder in self.manifest_folders():
             about, path = read_corpus(folder), folder / "test.json"
             if about:
@@ -211,24 +212,24 @@ def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     path = checkpoint.path / f"{name}.ckpt"
     if not path.is_file():
         raise FileNotFoundError(
-            f"The checkpoint lacks {path.name}: give the Checkpointer every "
-            "module as a recoverable of the module's name."
+            f"The checkpoint lacks {path.name}: add each module to the "
+            "Checkpointer as a recoverable with the module's name."
         )
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves;
-    empty for a plain Brain, which saves none."""
+    empty for a Brain without ``VQMixin``."""
     if not (checkpoint.path / "codebook_trainer.ckpt").is_file():
         return {}
     return read_state(checkpoint, "codebook_trainer")
 
 
 def in_warmup(checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint was saved in the warm-up of a quantizer.
+    """Return whether a checkpoint was saved during the warm-up of a quantizer.
 
-    ``AtomicCheckpointer`` records it in the meta; other Checkpointers of a VQ
+    ``AtomicCheckpointer`` records it in the meta. Other Checkpointers of a VQ
     Brain save it in the trainer's state. Runs of version 0.1 have it in the
     states of their quantizers, see ``validate.find_problems``."""
     if checkpoint.meta.get("vq_warmup"):

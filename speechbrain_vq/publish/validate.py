@@ -14,12 +14,12 @@ from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
 from .run import in_warmup
 
-# All files that any version has written into an exported folder.
+# All files that any version has written to an exported folder.
 EXPORTED_FILES = {*CARD_FILES, *FILES}
 # A codebook is dead below either of these: its tokens carry almost no
 # information. Mediocre codebooks are far above.
 MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0
-# Names of licenses on the Hub, which refuses a card with any other.
+# Names of licenses on the Hub, which rejects a card with any other.
 LICENSES = frozenset(
     """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0
@@ -41,27 +41,27 @@ LICENSES = frozenset(
 
 
 class ExportRefused(ValueError):
-    """Model that is unfit for use.
+    """Error for an unusable model.
 
-    The message says whether ``force=True`` exports it anyway."""
+    If ``force=True`` exports it anyway, the message mentions it."""
 
 
 def check_output_folder(output: pathlib.Path) -> None:
-    """Raise a FileExistsError if ``output`` is not new, empty, or an exported
+    """Raise FileExistsError if ``output`` is not new, empty, or an exported
     model."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise FileExistsError(f"{output} is not a folder: give another one.")
+        raise FileExistsError(f"{output} is not a folder: choose another one.")
     names = {p.name for p in output.iterdir()} if output.is_dir() else set()
     others = sorted(names - EXPORTED_FILES)
     if others:
         raise FileExistsError(
             f"{output} contains {', '.join(others[:3])}, which no export wrote "
-            "and which would be lost: give another folder."
+            "and which would be lost: choose another folder."
         )
 
 
 def check_license(license: str) -> None:
-    """Raise a ValueError unless the Hub has a name for the license."""
+    """Raise ValueError unless the license is one of the Hub's names."""
     if str(license) not in LICENSES:
         raise ValueError(
             f"The Hub has no license '{license}'."
@@ -74,7 +74,7 @@ def check_license(license: str) -> None:
 def find_quantizers(
     modules: dict[str, torch.nn.Module],
 ) -> dict[str, VectorQuantizer]:
-    """Return the quantizers in modules and their submodules by dotted name."""
+    """Find the quantizers in modules and their submodules by dotted name."""
     named = torch.nn.ModuleDict(modules).named_modules()
     return {n: m for n, m in named if isinstance(m, VectorQuantizer)}
 
@@ -100,10 +100,10 @@ def find_problems(
     checkpoint: Checkpoint,
 ) -> list[str]:
     """Return the reasons not to export a model, one sentence each: a quantizer
-    in its warm-up, or dead codebooks."""
+    in warm-up, or dead codebooks."""
     if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
         return [
-            "The model is still in its warm-up, where nothing is quantized: "
+            "The model is still in its warm-up, when nothing is quantized: "
             "train longer, or shorten the warm-up of reinit_schedule (with "
             "warmup: forever, as in the preset none, it never ends)."
         ]
@@ -117,9 +117,9 @@ def find_problems(
 def describe_dead_codebook(
     name: str, codebook_size: int, meta: dict[str, float]
 ) -> str | None:
-    """Describe the usage of a dead codebook by the metrics of a checkpoint on
-    the validation set, or else in training. Returns None if the codebook is in
-    use, or its usage is unknown.
+    """Describe the usage of a dead codebook, based on a checkpoint's metrics on
+    the validation set or else in training. Return None if the codebook is not
+    dead, or its usage is unknown.
 
     Example
     -------
@@ -154,8 +154,8 @@ def describe_dead_codebook(
 
 
 def _is_bypassed(state: dict[str, Any]) -> bool:
-    """Return whether a state was saved in the warm-up. Version 0.1 stored the
-    flag in the extra state."""
+    """Return whether a state was saved during the warm-up. Version 0.1 stored
+    the flag in the extra state."""
     flags = [v > 0.5 for k, v in state.items() if k.endswith("in_warmup")]
     return any(flags) or any(
         isinstance(value, dict) and value.get("bypass", False)

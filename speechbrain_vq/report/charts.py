@@ -1,8 +1,8 @@
 """Charts as inline SVG, colored by the page's style sheet.
 
-An element's ``data-tips`` is a json list of tips [x, y or null, text], with x
-and y as fractions of its size. The page shows the tip nearest to the pointer,
-or steps through them with the arrow keys.
+An element's ``data-tips`` is a JSON list of tooltips [x, y or null, text], with
+x and y as fractions of its size. The page shows the tooltip nearest to the
+pointer; the arrow keys step through them.
 """
 
 import json
@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 20, 38
-# Minimum distance of labels, which narrow screens print larger.
+# Minimum distance of labels, which are larger on narrow screens.
 _LABEL_HEIGHT = 17
 
 
@@ -39,11 +39,11 @@ def line_chart(
 ) -> Markup:
     """Draw lines, with at least one point in total, as SVG.
 
-    ``title`` is read by screen readers. ``x_label`` names the horizontal axis,
-    which ends at ``ends``, by default those of the points. The vertical axis
-    ends at ``top``, by default the largest value. ``marks`` are the steps of
+    ``title`` is for screen readers. ``x_label`` is that of the horizontal axis,
+    which spans ``ends``, by default those of the points. The vertical axis ends
+    at ``top``, by default the largest value. ``marks`` are the steps of
     re-initializations, ``shade`` is the end of the warm-up, and ``number``
-    formats a value for the tips."""
+    formats a value for the tooltips."""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y > 0 or not log]
     low, high = ends or (min(xs), max(xs))
@@ -97,7 +97,7 @@ def line_chart(
     )
     for line in lines:
         path = "L".join(f"{right(x):.1f} {down(y):.1f}" for x, y in line.points)
-        # A single point is drawn as a line of length zero with round caps.
+        # Draw a single point as a line of length zero with round caps.
         path += "h0" if len(line.points) == 1 else ""
         parts.append(f'<path class="line {line.style}" d="M{path}"/>')
     parts += _labels(lines, right, down)
@@ -113,7 +113,7 @@ def line_chart(
 
 
 class Dot(NamedTuple):
-    """Dot of a map: position, area in [0, 1], CSS color, and tip."""
+    """Dot of a map: position, area in [0, 1], CSS color, and tooltip."""
 
     x: float
     y: float
@@ -129,7 +129,7 @@ def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
     scale = (WIDTH - 2 * margin) / (max(xs) - min(xs) or 1)
     height = scale * (max(ys) - min(ys)) + 2 * margin
     parts, tips = [], []
-    # Large dots first, so that they do not cover small ones.
+    # Draw large dots first, so that they do not cover small ones.
     for dot in sorted(dots, key=lambda dot: -dot.area):
         x = margin + scale * (dot.x - min(xs))
         y = margin + scale * (max(ys) - dot.y)
@@ -143,7 +143,7 @@ def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
 
 
 def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
-    """Format tips for an element's ``data-tips``."""
+    """Format tooltips for an element's ``data-tips``."""
     rounded = [
         (round(x, 4), None if y is None else round(y, 4), text)
         for x, y, text in tips
@@ -152,8 +152,8 @@ def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
 
 
 def _labels(lines, right, down):
-    """Yield labels at the ends of lines, moved apart so that they overlap
-    neither each other nor the numbers of the horizontal axis."""
+    """Yield labels at the ends of lines, moved apart to overlap neither each
+    other nor the tick labels of the horizontal axis."""
     ends = [
         (down(line.points[-1][1]) + 4, right(line.points[-1][0]) + 6, line)
         for line in lines

@@ -1,4 +1,4 @@
-"""Figures of a codebook: usage, map of the codewords, phones and units."""
+"""Charts of a codebook: usage, map of the codewords, phones and units."""
 
 import colorsys
 import itertools
@@ -14,8 +14,8 @@ from speechbrain_vq.evaluation.phone_units import phone_purity
 from .charts import Dot, Line, dot_map, line_chart, tips_json
 from .images import png
 
-# Manners of articulation in the order of the page, with colors that are legible
-# on white and on black.
+# Manners of articulation in page order, with colors that are legible on white
+# and on black.
 COLORS = {
     "vowel": "#d9622b",
     "diphthong": "#d99a1c",
@@ -27,16 +27,17 @@ COLORS = {
     "silence": "#8f96a0",
     "other": "#8f96a0",
 }
-# Share of the tokens, in %, of each code that a collapsed run used: preset
-# vanilla, 300 steps on three minutes of MiniSpeech.
+# Percentage of tokens of each code that a collapsed run used: preset vanilla,
+# 300 steps on three minutes of MiniSpeech.
 COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
 
 
 def usage_curves(
     counts: torch.Tensor, others: Iterable[tuple[str, torch.Tensor]] = ()
 ) -> str:
-    """Draw the share of the tokens of each code by rank, from counts [C, K],
-    and those of other runs by name, by default of a collapsed run."""
+    """Draw the percentage of tokens of each code by rank, from counts [C, K].
+    ``others`` are the counts of other runs by name, by default those of a
+    collapsed run."""
     size = counts.shape[1]
     lines = [Line("uniform", [(1, 100 / size), (size, 100 / size)], "dotted")]
     others = list(others) or [("a collapsed run", torch.tensor([COLLAPSED]))]
@@ -44,22 +45,23 @@ def usage_curves(
     for number, row in enumerate(counts, 1):
         label = "this one"
         if len(counts) > 1:
-            label = {1: "codebook 1", 2: "the others"}.get(number, "")
+            label = {1: "codebook 1", 2: "others"}.get(number, "")
         style = "main" if number == 1 else "faint"
         lines.append(Line(label, _ranked(row), style))
     return line_chart(
-        "Share of the tokens by rank of the code: the most frequent has "
+        "Percentage of tokens by code rank: the most frequent code has "
         f"{_ranked(counts[0])[0][1]:.2g} %",
         lines,
-        "rank of the code",
+        "code rank",
         log=True,
         number="{:.2g} %".format,
     )
 
 
 class CodeMap:
-    """Positions and colors of codewords [C, K, D] on two principal axes. Counts
-    [P, K] of phones, in IPA, and units color the first codebook by phone.
+    """Positions and colors of codewords [C, K, D] on two principal axes. If
+    counts [P, K] of phones (in IPA) and units are given, the first codebook is
+    colored by phone.
 
     Example
     -------
@@ -88,13 +90,13 @@ class CodeMap:
                 self.colors[0][unit] = _rgb(COLORS[manner(phone)])
 
     def draw(self, counts: torch.Tensor | None) -> str:
-        """Draw the first codebook; counts [C, K] determine the dots' areas."""
+        """Draw the first codebook. Counts [C, K] determine the dot areas."""
         usage = torch.zeros(len(self.positions))
         if counts is not None:
             usage = counts[0].double() / counts[0].sum().clamp(min=1)
         dots = []
         for code, (x, y) in enumerate(self.positions.tolist()):
-            tip = f"code {code}: {100 * usage[code]:.2f} % of the tokens"
+            tip = f"code {code}: {100 * usage[code]:.2f} % of tokens"
             if code in self.phones:
                 phone, share = self.phones[code]
                 tip += f", {100 * share:.0f} % of them in /{phone}/"
@@ -118,15 +120,15 @@ def legend(phones: Sequence[str]) -> list[tuple[str, str]]:
 def phone_unit_map(
     counts: torch.Tensor, phones: Sequence[str]
 ) -> dict[str, Any]:
-    """Draw P(phone | unit) from counts [P, K], with phones, in IPA, grouped by
+    """Draw P(phone | unit) from counts [P, K], with phones (in IPA) grouped by
     manner and units ordered by their most frequent phone.
 
     Returns the ``groups`` of phones (manner, color, phones, image), an image of
     the ``purity`` of each unit, the ``mean`` purity, the ``number`` of units
-    that occur, and ``tips``."""
+    that occur, and the tooltips (``tips``)."""
     manners = [manner(phone) for phone in phones]
     order, totals = list(COLORS), counts.sum(1).tolist()
-    # By manner, then the most frequent phone first.
+    # Sort by manner, then by descending frequency.
     rows = sorted(
         range(len(phones)),
         key=lambda row: (order.index(manners[row]), -totals[row]),
@@ -135,7 +137,7 @@ def phone_unit_map(
     used = counts.sum(0).nonzero()[:, 0]
     share = counts[rows][:, used].double()
     share /= share.sum(0)
-    # Units by their most frequent phone, then by descending purity.
+    # Sort units by their most frequent phone, then by descending purity.
     columns = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
     share, used = share[:, columns], used[columns].tolist()
     tips = []
@@ -153,7 +155,7 @@ def phone_unit_map(
     ):
         places = list(group)
         members = [names[place] for place in places]
-        # On a linear scale, 0.1 would be invisible.
+        # On a linear scale, a probability of 0.1 would be invisible.
         groups.append((name, COLORS[name], members, png(share[places].sqrt())))
     return {
         "groups": groups,
@@ -165,7 +167,7 @@ def phone_unit_map(
 
 
 def _ranked(counts):
-    """Return (rank, share of the tokens in %) of each used code."""
+    """Return (rank, percentage of tokens) of each used code."""
     share = 100 * counts.double() / counts.sum().clamp(min=1)
     share = share[share > 0].sort(descending=True).values.tolist()
     return list(enumerate(share, 1))
@@ -173,7 +175,7 @@ def _ranked(counts):
 
 def _principal(codewords):
     """Project codewords [K, D] on two principal axes. Return the points [K, 2]
-    and their share of the variance."""
+    and the explained variance ratio."""
     centered = (codewords - codewords.mean(0)).double()
     _, singular_values, axes = torch.linalg.svd(centered, full_matrices=False)
     points = centered @ axes[:2].T

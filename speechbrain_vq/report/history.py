@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .charts import Line, line_chart
 from .numbers import METRICS
 
-# Format of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid ...".
+# Line of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid ...".
 _METRIC = re.compile(r"((?:train|valid) [^:,]+): ([-+.\de]+)")
 _REINIT = re.compile(r"Step (\d+): re-initialized")
 _CHARTS = ("loss", "reconstruction_error", "used_codes_percent", "perplexity")
@@ -38,13 +38,13 @@ def read_history(folder: pathlib.Path) -> History:
         if match is None:
             continue
         values = dict(_METRIC.findall(line))
-        # A run that resumes at the end of an epoch trains no step of it, and
+        # A run resumed at the end of an epoch trains no step of that epoch, and
         # logs a loss of 0.
         untrained = float(values.get("train loss", "nan")) == 0
         for name, value in values.items():
             if untrained and name.startswith("train"):
                 continue
-            # A resumed run may log an epoch twice: the later values count.
+            # A resumed run may log an epoch twice: keep the later values.
             points.setdefault(name, {})[int(match[1])] = float(value)
     metrics = {name: sorted(by_x.items()) for name, by_x in points.items()}
     if axis == "epoch":
@@ -53,14 +53,14 @@ def read_history(folder: pathlib.Path) -> History:
     reinits = sorted({int(step) for step in steps})
     used = metrics.get("train used_codes_percent") or []
     first = next((x for name in metrics for x, _ in metrics[name]), 0)
-    # The usage of codes is logged only after the warm-up.
+    # Code usage is logged only after the warm-up.
     had_warmup = bool(used) and used[0][0] > first
     warmup = reinits[0] if reinits and had_warmup else None
     return History(metrics, axis, reinits, warmup)
 
 
 def training_charts(history: History) -> list[tuple[str, str]]:
-    """Draw the metrics of a training; return the title and chart of each."""
+    """Draw the metrics of a run. Return the title and chart of each."""
     charts = []
     ends = (0, max((p[-1][0] for p in history.metrics.values()), default=0))
     for key in _CHARTS:

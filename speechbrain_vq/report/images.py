@@ -16,8 +16,8 @@ N_MELS = 80
 def png(pixels: torch.Tensor) -> str:
     """Encode an image with values in [0, 1] as a ``data:`` URL of a PNG.
 
-    ``pixels`` are [height, width, 3], red, green and blue, or [height, width],
-    opacities of a CSS mask.
+    ``pixels`` are RGB colors [height, width, 3], or opacities [height, width]
+    of a CSS mask.
 
     Example
     -------
@@ -48,12 +48,13 @@ def mel_spectrogram(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     )
     level = 10 * extract(wav).clamp(min=1e-10).log10()
     opacity = (1 + (level - level.max()) / DYNAMIC_RANGE).clamp(min=0)
-    # 24 levels compress well without a visible difference.
+    # 24 levels compress well, without visible differences.
     return ((24 * opacity).round() / 24).flip(0)
 
 
 def mel_ticks(sample_rate: int) -> list[tuple[str, float]]:
-    """Return labels in kHz, with their heights in [0, 1] on the mel axis."""
+    """Return tick labels in kHz, with their heights in [0, 1] on the mel
+    axis."""
 
     def mel(frequency):
         """Convert Hz to mel."""

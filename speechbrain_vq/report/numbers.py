@@ -1,4 +1,4 @@
-"""Format the metrics of runs as tiles with scales and as a table."""
+"""Format the metrics of runs as tiles with bars, and as a table."""
 
 import math
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ REFERENCES = {
     "pnmi": {"vanilla": 0.180, "k-means": 0.509},
 }
 REFERENCE_SIZE = 512
-# Columns of the comparison. Distortions are known of this model only.
+# Columns of the comparison. Distortions are known for this model only.
 COLUMNS = {
     key: METRICS[key]
     for key in METRICS
@@ -52,12 +52,12 @@ def tiles(
     books: int,
     token_rate: float | None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a tile for each known value: the metric as ``shown``, the value,
-    its unit, the length of its bar, and reference ``marks``: name, value, and
+    """Yield a tile for each known value: the metric (``shown``), its value and
+    unit, the length of its bar, and reference ``marks``: name, value, and
     position on the bar."""
     size = size or 1
     max_rate = math.log2(size) * books * (token_rate or 0)
-    # The ends of the scales.
+    # The upper ends of the scales.
     ends = {
         "used_codes_percent": 100,
         "perplexity": size,
@@ -66,7 +66,7 @@ def tiles(
         "pnmi": 1,
         "bits_per_second": max_rate,
     }
-    # The distortion is shown only in place of this error.
+    # The distortion is shown only if this error is unknown.
     replaced = "reconstruction_error" in values
     for key, end in ends.items():
         if key not in values or key == "mel_cepstral_distortion" and replaced:
@@ -98,8 +98,9 @@ def tiles(
 
 
 def rows(runs: list[dict[str, float]]) -> list[list[tuple]]:
-    """Return the rows of the comparison from the values of each run. Cells are
-    the formatted value, the value, and whether it is the best of its column."""
+    """Return the rows of the comparison from the values of each run. Each cell
+    has the formatted value, the value, and whether it is the best in its
+    column."""
     columns = []
     for key, shown in COLUMNS.items():
         scores = [shown.better * run[key] for run in runs if key in run]

@@ -1,7 +1,7 @@
 "use strict";
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-// Fade out the right edge of a scrolling box that has more to show.
+// Fade out the right edge of a scrolling box with hidden content.
 for (const box of document.querySelectorAll(".track, .scroll")) {
   const fade = () => box.classList.toggle(
     "more", box.scrollLeft + box.clientWidth < box.scrollWidth - 4);
@@ -92,12 +92,12 @@ for (const utterance of document.querySelectorAll(".utterance")) {
   show();
 }
 
-// Keys act on the focused utterance. Without a focus, they act on the one used
-// last if it is in view, else on the first in view.
+// Keys act on the focused utterance. Without focus, they act on the last used
+// one if it is visible, else on the first visible one.
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  // The space bar presses a focused button.
+  // Space activates a focused button.
   if (key === " " && target.tagName === "BUTTON") return;
   const free = target === document.body && ["Home", "End"].indexOf(key) < 0;
   if (free && last) {
@@ -115,7 +115,7 @@ document.addEventListener("keydown", (event) => {
   act();
 });
 
-// Tips of charts: the nearest to the pointer, or step with the arrow keys.
+// Tooltips of charts: the nearest to the pointer, or step with the arrow keys.
 const tip = document.getElementById("tip");
 for (const chart of document.querySelectorAll("[data-tips]")) {
   const tips = JSON.parse(chart.dataset.tips);
@@ -161,7 +161,7 @@ for (const chart of document.querySelectorAll("[data-tips]")) {
   });
 }
 
-// Sort the table: numbers in descending order first, names ascending.
+// Sort the table: first click sorts numbers descending, names ascending.
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
     const head = button.closest("th");
@@ -178,7 +178,7 @@ for (const button of document.querySelectorAll("thead button")) {
     const compare = (a, b) => {
       const [x, y] = [a, b].map((row) => row.cells[column]);
       if (!numeric) return sign * x.textContent.localeCompare(y.textContent);
-      // Unknown values come last in either order.
+      // Unknown values come last in both orders.
       if (x.dataset.value === "" || y.dataset.value === "") {
         return (x.dataset.value === "") - (y.dataset.value === "");
       }

@@ -50,8 +50,8 @@ def write_report(
         Further runs or models for the comparison table.
     data : path, optional
         Manifest, prepared corpus, audio file or folder of recordings to encode
-        and listen to; by default the test set of the run, or the example of
-        the model.
+        and play; by default the test set of the run, or the example of the
+        model.
     data_root : path, optional
         Value of ``{data_root}`` in the manifest.
     revision : str, optional
@@ -87,22 +87,23 @@ def write_report(
 
 
 def _load(summary, options):
-    """Load the model, exporting that of a run to a temporary folder if it has
-    none. Return it, or None if it cannot be loaded, and notes for the page."""
+    """Load the model, and first export that of a run to a temporary folder if
+    necessary. Return it, or None if it cannot be loaded, and notes for the
+    page."""
     notes = []
     try:
         if summary.model is not None:
             return VQTokenizer.from_hparams(summary.model, **options), notes
         if in_warmup(summary.run.latest):
             notes.append(
-                "The run ended within its warm-up: its model does not "
+                "The run ended during its warm-up: its model does not "
                 "quantize, and its tokens are meaningless."
             )
         with tempfile.TemporaryDirectory() as folder:
             place = pathlib.Path(folder, "model")
             export_pretrained(summary.run.folder, place, force=True)
             return VQTokenizer.from_hparams(place, **options), notes
-    # Models of images and runs without a checkpoint have curves only.
+    # Image models and runs without a checkpoint have training curves only.
     except (OSError, ValueError, KeyError) as error:
         if summary.run is None or any(options.values()):
             raise
@@ -111,8 +112,8 @@ def _load(summary, options):
 
 
 def _measure(tokenizer, summary, entries):
-    """Encode the recordings that the caller gave, or else the test set of the
-    run or the example of the model, if it can be read."""
+    """Encode the given recordings, or else the test set of the run or the
+    example of the model, if it can be read."""
     if entries is not None:
         return measure(tokenizer, entries)
     place = held_out(summary)
@@ -132,9 +133,8 @@ def _variables(
     measured: Measured | None,
     data: str | None,
 ) -> dict[str, Any]:
-    """Return the variables of the template. ``data`` is the name of the
-    recordings that the caller gave. Their metrics take precedence over those of
-    the summary."""
+    """Return the variables of the template. ``data`` is the name of the given
+    recordings, if any. Their metrics override those of the summary."""
     run, codes, phones = summary.run, None, []
     place = data or ("the test set" if run else "the example")
     size, books = summary.codebook_size, summary.num_codebooks or 1
@@ -146,7 +146,7 @@ def _variables(
             values = measured.values | values
         else:
             values = values | measured.values
-            # The known error is not of these recordings.
+            # The known error was not computed on these recordings.
             values.pop("reconstruction_error", None)
             measured_on, longest = place, None
     if tokenizer is not None:
@@ -156,14 +156,14 @@ def _variables(
         codebooks = tokenizer.mods.quantizer.embedding.table
         codes = CodeMap(codebooks, table, phones)
     rate = tokenizer and tokenizer.token_rate
-    # Judge the usage in training if there is too little held-out speech.
+    # With too little held-out speech, judge the usage during training.
     verdict = judge(values, size, books, summary.preset)
     judged_on = f"On {measured_on}"
     if verdict.level == "unknown":
         trained = judge(summary.trained, size, books, summary.preset)
         if trained.level != "unknown":
             verdict = trained
-            judged_on = "In the last epoch of the training"
+            judged_on = "In the last epoch of training"
     history = run and read_history(run.folder)
     today = datetime.date.today()
     return {
@@ -184,7 +184,7 @@ def _variables(
         "rate": rate,
         "charts": training_charts(history) if run else [],
         "history": history,
-        "usage": _usage(summary, others, measured),
+        "usage": _usage_chart(summary, others, measured),
         "codes": codes,
         "size": size,
         "books": books,
@@ -200,12 +200,12 @@ def _variables(
     }
 
 
-def _usage(summary, others, measured):
-    """Draw the usage of the codes in the recordings or, if they are too few, in
-    training; None without enough tokens."""
-    sources = [(summary.counts(), "the last epoch of the training")]
+def _usage_chart(summary, others, measured):
+    """Draw the code usage in the recordings or, if they are too short, during
+    training. Return None if there are too few tokens."""
+    sources = [(summary.counts(), "the last epoch of training")]
     if measured is not None:
-        place = "the recordings above, at full length"
+        place = "the recordings above (full length)"
         sources.insert(0, (measured.counts, place))
     for counts, source in sources:
         if counts is None:

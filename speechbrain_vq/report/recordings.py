@@ -31,14 +31,14 @@ from .summary import Summary
 # Enough speech to estimate the usage of a few thousand codes in a minute.
 MAX_MINUTES = 10.0
 MAX_EXAMPLES = 6
-# Duration of an example. Twelve clips in FLAC make up a third of a 10 MB page.
+# Duration of an example. Twelve FLAC clips make up a third of a 10 MB page.
 MIN_SECONDS, MAX_SECONDS = 2.0, 8.0
 
 
 class Example(NamedTuple):
-    """Utterance to listen to: its manifest entry, duration of the excerpt and
-    of the whole recording in seconds, tokens [T, C], phones in IPA (start, end,
-    name), and name, audio and mel spectrogram of original and reconstruction.
+    """Utterance to listen to: its manifest entry, durations of the excerpt and
+    the whole recording in seconds, tokens [T, C], phones (start, end, name) in
+    IPA, and name, audio and mel spectrogram of original and reconstruction.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Example(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Measurements of a model on recordings: number of utterances, their
+    """Measurements of a model on recordings: number of utterances, their total
     duration in seconds, counts of codes [C, K], counts of phones and units
-    [P, K] of the first codebook, names of the phones in IPA, metrics by the
-    names in a ``Summary``, and examples."""
+    [P, K] of the first codebook, phone names in IPA, metrics by their names in
+    a ``Summary``, and examples."""
 
     utterances: int
     seconds: float
@@ -68,8 +68,8 @@ class Measured(NamedTuple):
 def read_recordings(
     data: str | pathlib.Path, data_root: str | pathlib.Path | None = None
 ) -> dict[str, dict]:
-    """Read a manifest, or create one of the audio in a file or folder. The
-    manifest of a prepared corpus is its ``test.json``."""
+    """Read a manifest, or create one for an audio file or a folder of audio.
+    The manifest of a prepared corpus is its ``test.json``."""
     path = pathlib.Path(data)
     if path.is_dir() and (path / "test.json").is_file():
         path = path / "test.json"
@@ -109,7 +109,7 @@ def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
     tables, counts = information.tables(), rate.tables()["code_counts"]
     ipa = to_ipa(tables["phones"])
     examples, distortions = [], []
-    for name in _chosen(entries, seconds):
+    for name in _choose_examples(entries, seconds):
         example, distortion = _example(
             tokenizer, name, entries[name], seconds[name], ipa
         )
@@ -152,9 +152,9 @@ def _sample(entries, max_seconds):
     return sample
 
 
-def _chosen(entries, seconds):
+def _choose_examples(entries, seconds):
     """Choose utterances of different speakers to decode. Those of 2 to 8 s,
-    which need no cut, come first. Names are spread out, as neighbors often
+    which need no trimming, come first. Names are spread out, as neighbors often
     begin with the same words."""
     by_speaker: dict[str, list[tuple]] = {}
     for name in sorted(seconds):
@@ -170,7 +170,7 @@ def _chosen(entries, seconds):
 def _example(tokenizer, name, entry, whole, ipa):
     """Return an example and its mel-cepstral distortion in dB."""
     rate = tokenizer.sample_rate
-    # Bounds the number of samples at sampling rates above 24 kHz.
+    # Limit the number of samples at sampling rates above 24 kHz.
     longest = MAX_SECONDS * min(1, 24_000 / rate)
     wav = read_audio(entry["wav"], rate, duration=longest)
     with tempfile.TemporaryDirectory() as folder:

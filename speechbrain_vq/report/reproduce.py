@@ -1,4 +1,4 @@
-"""How to reproduce a run: its command and its changes to the yaml."""
+"""Describe how to reproduce a run: its command and changes to the yaml."""
 
 import pathlib
 import re
@@ -14,14 +14,14 @@ from speechbrain_vq.versions import versions
 from .summary import Summary
 
 # Keys that do not affect the training.
-_PLACES = ("data_folder", "output_folder", "manifest_folder", "save_folder")
+_PATHS = ("data_folder", "output_folder", "manifest_folder", "save_folder")
 # Written by a run on a folder of recordings.
 COMMAND_FILE = "command.txt"
 _ORIGIN = re.compile(r"^# Generated .* from:\s*^# (.+)$", re.MULTILINE)
 
 
 class Change(NamedTuple):
-    """Key of a run's yaml, its value, and that of the recipe or preset."""
+    """Key of a run's yaml, its value, and the value in the recipe or preset."""
 
     key: str
     value: Any
@@ -29,7 +29,7 @@ class Change(NamedTuple):
 
 
 def changes(summary: Summary) -> list[Change]:
-    """List the scalars of a run's yaml that differ from its recipe and preset;
+    """List the scalars in a run's yaml that differ from its recipe and preset;
     empty if these are unknown."""
     hparams, changed = summary.run.hparams, []
     recipe = _recipe_yaml(summary.run)
@@ -38,7 +38,7 @@ def changes(summary: Summary) -> list[Change]:
             value = hparams.get(key, default)
             # Expressions such as `!ref` change only with the keys they use.
             is_own = _is_scalar(value) and not _is_tagged(default)
-            if is_own and value != default and key not in _PLACES:
+            if is_own and value != default and key not in _PATHS:
                 changed.append(Change(key, value, default))
     if summary.preset and isinstance(hparams.get("vq"), dict):
         try:
@@ -52,12 +52,12 @@ def changes(summary: Summary) -> list[Change]:
 
 
 def command(summary: Summary) -> str | None:
-    """Return the command that repeats a run: the one that it recorded, else one
-    with its recipe and changes, else None."""
+    """Return the command that repeats a run: the recorded one, or one with its
+    recipe and changes, or None if both are unknown."""
     recorded = summary.run.folder / COMMAND_FILE
     if recorded.is_file():
         words = shlex.split(recorded.read_text("utf-8"))
-        return _in_lines(shlex.join(words[:3]), words[3:])
+        return _wrap_options(shlex.join(words[:3]), words[3:])
     section = summary.run.hparams.get("inference") or {}
     recipe = _recipe_yaml(summary.run)
     if not section.get("recipe") or recipe is None:
@@ -70,11 +70,11 @@ def command(summary: Summary) -> str | None:
         for c in changes(summary)
         if not c.key.startswith("vq.")
     ]
-    return _in_lines(f"speechbrain-vq train {section['recipe']}", options)
+    return _wrap_options(f"speechbrain-vq train {section['recipe']}", options)
 
 
 def facts(summary: Summary) -> list[tuple[str, Any]]:
-    """Return names and values of what a run depends on besides its yaml."""
+    """Return what a run depends on besides its yaml, as names and values."""
     rows = {"seed": summary.seed}
     if summary.run is not None:
         corpus = summary.run.corpus
@@ -87,7 +87,7 @@ def facts(summary: Summary) -> list[tuple[str, Any]]:
     return [(name, row) for name, row in rows.items() if row is not None]
 
 
-def _in_lines(start, options):
+def _wrap_options(start, options):
     return " \\\n    ".join([start, *map(shlex.quote, options)])
 
 
@@ -99,8 +99,8 @@ def _recipe_yaml(run):
     name = pathlib.Path(origin[1].strip()).name if origin else "train.yaml"
     try:
         folder = recipe_path(f"{section['recipe']}/train.py").parent / "hparams"
-        # For a variant, SpeechBrain records the file at the end of its
-        # includes, which may belong to another recipe.
+        # For a variant, SpeechBrain records the file that its includes end at,
+        # which may belong to another recipe.
         path = folder / name if (folder / name).is_file() else None
         path = path or folder / "train.yaml"
         _, values, overrides = read_recipe(str(path))

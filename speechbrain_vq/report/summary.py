@@ -1,4 +1,4 @@
-"""Summarize a run or a model, and judge the usage of its codebook."""
+"""Summarize a run or a model, and judge its codebook usage."""
 
 import math
 import pathlib
@@ -17,15 +17,15 @@ from .numbers import COLUMNS, REFERENCE_SIZE, REFERENCES
 # relative to uniform usage on the same number of frames.
 GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
 COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
-# Minimum number of frames per code to judge the usage.
+# Minimum number of frames per code to judge usage.
 FRAMES_PER_CODE = 4
 
 
 class Summary(NamedTuple):
-    """Row of a comparison of runs and models; unknown fields are None.
+    """Row in a comparison of runs and models; unknown fields are None.
 
-    ``values`` are the known metrics on the data that ``measured_on`` names, and
-    ``trained`` those of the last epoch of training.
+    ``values`` are the known metrics on the data named by ``measured_on``, and
+    ``trained`` those of the last training epoch.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Summary(NamedTuple):
     model: pathlib.Path | None
 
     def counts(self) -> torch.Tensor | None:
-        """Read the counts of codes [C, K] in the last epoch of training from
-        the latest checkpoint of a run; None if there are none."""
+        """Read the code counts [C, K] in the last training epoch from the
+        latest checkpoint of a run. Return None if there are none."""
         try:
             state = read_trainer_state(self.run.latest) if self.run else {}
         except OSError:
@@ -75,7 +75,7 @@ def summarize(
     """
     folder = pathlib.Path(place)
     if not folder.is_dir():
-        # Named as given: a folder in the Hub's cache has the name of a commit.
+        # Keep the given name: folders in the Hub's cache are named by commit.
         return _of_model(download(place, revision), str(place))
     if (folder / CONFIG).is_file():
         return _of_model(folder, _name(folder))
@@ -116,7 +116,7 @@ def judge(
 
     ``values`` are ``used_codes_percent``, ``perplexity`` and, if known,
     ``vectors`` (the number of frames) and ``reconstruction_error``. ``preset``
-    is that of the training, for the advice.
+    is the one used in training, for the advice.
 
     Example
     -------
@@ -127,11 +127,12 @@ def judge(
     """
     used, perplexity = map(values.get, ("used_codes_percent", "perplexity"))
     if used is None or perplexity is None or not size:
-        return Verdict("unknown", "The usage of the codebook is not known.")
+        return Verdict("unknown", "The codebook usage is unknown.")
     codes = f"{num_codebooks} × {size}" if num_codebooks > 1 else f"{size}"
     usage = f"{used:.0f} % of {codes} codes used, perplexity {perplexity:.3g}"
     frames = values.get("vectors") or math.inf
-    # Expected share of codes that occur in so many frames of uniform usage.
+    # Expected fraction of codes that occur in this many frames if all codes are
+    # equally likely.
     possible = 1 - (1 - 1 / size) ** min(frames, 10**9)
     used, perplexity = used / 100 / possible, perplexity / size / possible
     if used < COLLAPSED_USED or perplexity < COLLAPSED_PERPLEXITY:
@@ -139,12 +140,12 @@ def judge(
         return Verdict("collapsed", text, _advice(preset))
     if frames < FRAMES_PER_CODE * size:
         text = (
-            f"{usage}: {frames:,} frames are too few to judge it, but there is "
+            f"{usage}: too few frames to judge it ({frames:,}), but there is "
             "no sign of collapse."
         )
         return Verdict("unknown", text)
     if used < GOOD_USED or perplexity < GOOD_PERPLEXITY:
-        text = f"{usage}: much of the codebook is idle."
+        text = f"{usage}: much of the codebook is hardly used."
         return Verdict("fair", text, _advice(preset))
     error = values.get("reconstruction_error", 0)
     vanilla, robust = REFERENCES["reconstruction_error"].values()
@@ -152,8 +153,8 @@ def judge(
     if comparable and error > (vanilla + robust) / 2:
         text = (
             f"{usage}: no sign of collapse. But the reconstruction error of "
-            f"{error:.3f} is nearer to that of vanilla in the benchmarks, "
-            f"{vanilla}, than to that of robust, {robust}."
+            f"{error:.3f} is closer to that of vanilla in the benchmarks "
+            f"({vanilla}) than to that of robust ({robust})."
         )
         advice = (
             "Train longer, with more --steps, or on more speech: the error "
@@ -164,7 +165,7 @@ def judge(
 
 
 def _name(folder: pathlib.Path) -> str:
-    """Return the name of a folder, with that of its parent if it is only a
+    """Return the name of a folder, including its parent's name if it is only a
     seed or ``model``."""
     folder = folder.resolve()
     if folder.name.isdigit() or folder.name == "model":
@@ -175,7 +176,7 @@ def _name(folder: pathlib.Path) -> str:
 def _advice(preset):
     advice = []
     if preset != "robust":
-        now = f"now {preset}" if preset else "the default of the recipes"
+        now = f"now {preset}" if preset else "the recipes' default"
         advice.append(
             f"Train with --preset=robust ({now}): it re-initializes the "
             "codebook by k-means and raises its learning rate."

@@ -196,7 +196,7 @@ def test_what_is_missing_is_reported(corpus, tokenizer, tmp_path):
     notes = "\n".join(evaluation.left_out)
     for what in (
         "gone.wav",
-        "1 of 1 ABX items are of files that the manifest does not name",
+        "1 of 1 ABX items are in files that the manifest does not list",
         "the manifest has no phones",
         "ABX: there are no items",
         "speaker probe",
@@ -336,8 +336,8 @@ def test_the_command_line(tokens, tmp_path):
             )
         ),
         ("tokens.jsonl", ["--targets=none.json"], "there is no 'none.json'"),
-        ("tokens.jsonl", ["--abx=fastabx"], "--abx=fastabx is gone"),
-        ("none", ["--codebook-size=9"], "needs a .jsonl of tokens"),
+        ("tokens.jsonl", ["--abx=fastabx"], "--abx=fastabx was removed"),
+        ("none", ["--codebook-size=9"], "needs a .jsonl token file"),
         ("none", ["--audio=wavs"], "--audio needs --conversion-pairs"),
         ("none", ["--targets=x.jsonl"], "--targets needs --conversion-pairs"),
         # Sources of no known kind.

@@ -46,7 +46,7 @@ def test_a_folder_is_used_as_it_is(hub, tmp_path):
         *((x, {}, f"source is {x!r}; give") for x in (None, "", 3)),
         *((x, {"revision": ""}, "revision is empty") for x in (ID, "model")),
         ("model", {"revision": "v1"}, "no revision 'v1'"),
-        ("model", {"savedir": "x.ckpt"}, "x.ckpt is a file: name"),
+        ("model", {"savedir": "x.ckpt"}, "x.ckpt is a file: choose"),
         ("x.ckpt", {}, "is a file"),
         *(
             (name, {}, "no folder .*organization/")
@@ -216,7 +216,7 @@ def test_a_download_that_breaks_leaves_no_half_model(hub, files):
 def test_private(hub, files, token, monkeypatch):
     hub.put(ID, files, private=True)
     if token != "hf_alice":
-        with pytest.raises(HubError, match="private and not open to you"):
+        with pytest.raises(HubError, match="private and you have no access"):
             download(ID, token=token)
         return
     assert is_model(download(ID, token=token), files)

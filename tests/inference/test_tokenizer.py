@@ -211,7 +211,7 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path, number):
     voice = torch.ones(1, 4)
     other = tokenizer.decode_file(tokens, output, voice)
     assert not torch.equal(other, wavs[0])
-    with pytest.raises(ValueError, match=r"Speaker embeddings are \[B, 4\]"):
+    with pytest.raises(ValueError, match=r"embeddings must be \[B, 4\]"):
         tokenizer.decode_file(tokens, output, voice[0])
     several = tokens.expand(3, -1)
     alike = tokenizer.decode_batch(several, speaker=voice)
@@ -220,9 +220,9 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path, number):
     for wrong in (0, 2):
         with pytest.raises(ValueError, match=r"\) for 3 utterances"):
             tokenizer.decode_batch(several, speaker=voice.expand(wrong, -1))
-    with pytest.raises(ValueError, match=r"Tokens are \[B, T\]"):
+    with pytest.raises(ValueError, match=r"Tokens must be \[B, T\]"):
         tokenizer.decode_file(tokens[None, :, None], output)
-    with pytest.raises(TypeError, match="Tokens are integers"):
+    with pytest.raises(TypeError, match="Tokens must be integers"):
         tokenizer.decode_file(tokens.float(), output)
     with pytest.raises(ValueError, match="there are 2: decode them one by"):
         tokenizer.decode_file(tokens.expand(2, -1), output)

@@ -418,7 +418,7 @@ def test_what_is_no_vocoder_is_reported(model, tokenizer, tmp_path):
     with pytest.raises(UnsafeHparamsError, match="pathlib.Path.touch"):
         load_vocoder(write_vocoder(tmp_path / "evil", text))
     assert not (tmp_path / "touched").exists()
-    with pytest.raises(ValueError, match="is no HiFi-GAN of SpeechBrain"):
+    with pytest.raises(ValueError, match="is neither a SpeechBrain HiFi-GAN"):
         load_vocoder(model)
     with pytest.raises(FileNotFoundError, match="no folder './none'"):
         load_vocoder("./none")

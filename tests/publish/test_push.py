@@ -233,7 +233,7 @@ def test_only_files_of_ours_or_named_ones_are_pushed(hub, folder, name):
 # ---- refusals of the Hub, in words
 
 
-NO_RIGHT = "no right.*{}.*to alice, lab"
+NO_RIGHT = "no write access.*{}.*to alice, lab"
 
 
 @pytest.mark.parametrize(
