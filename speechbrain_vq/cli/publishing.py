@@ -68,7 +68,11 @@ def export(
     The exported folder can be loaded with from_hparams and pushed to the Hub.
     """
     if (output is None) == (out is None):
-        raise click.UsageError("Give the output folder once, with --out.")
+        raise click.UsageError(
+            "Give an output folder with --out."
+            if out is None
+            else f"Give one output folder: {output} or {out}."
+        )
     output = out or output
     with loading():
         from speechbrain_vq.publish import export_pretrained

@@ -25,8 +25,14 @@ def write_waveform(
     """Write samples [T] in [-1, 1] on the CPU to a file, atomically.
 
     The extension of the name sets the format, by default wav. ``comment`` is
-    written if the format has comments. Raises OSError if writing fails."""
+    written if the format has comments. Raises OSError if writing fails, and
+    ValueError if samples are not finite."""
     path = pathlib.Path(path)
+    if not wav.isfinite().all():
+        raise ValueError(
+            "the model decodes it to NaN or infinity. Its training probably "
+            "diverged: see the reconstruction error of its run."
+        )
     kind = path.suffix[1:] or "wav"
     try:
         with (
@@ -48,6 +54,15 @@ def write_waveform(
         raise OSError(
             f"{path} cannot be written: {error}. Name a file that ends in .wav."
         ) from error
+
+
+def with_source(comment: str, path: str | os.PathLike) -> str:
+    """Add the name and size of the recording that a waveform was made from to
+    the comment in its file."""
+    path = pathlib.Path(path)
+    # Names need not be valid text.
+    name = path.name.encode(errors="replace").decode()
+    return f"{comment}, from {name} of {path.stat().st_size} bytes"
 
 
 def read_comment(path: str | os.PathLike) -> str:

@@ -94,7 +94,7 @@ class TokenFile:
             by_path[str(wav.resolve())] = name
             # A stem shared by several files identifies none of them.
             by_stem[wav.stem] = None if wav.stem in by_stem else name
-        remaining = dict.fromkeys(manifest)
+        remaining, contents = dict.fromkeys(manifest), {}
         for line in read_tokens(self.path, self.codebook_size):
             name = line.id
             if name not in manifest:
@@ -102,9 +102,17 @@ class TokenFile:
                 name = by_path.get(str(path.resolve())) or by_stem.get(
                     path.stem
                 )
-            # Skip unknown and repeated utterances.
-            if name not in remaining:
+            if name not in manifest:
                 continue
+            content = hash(line.tokens.numpy().tobytes())
+            if name not in remaining:
+                if content != contents[name]:
+                    raise ValueError(
+                        f"{self.path} has two lines for {name}, with different "
+                        "tokens: remove one of them."
+                    )
+                continue
+            contents[name] = content
             del remaining[name]
             if not len(line.tokens):
                 self.errors[name] = f"its tokens in {self.path} are empty"
@@ -134,6 +142,12 @@ def _parse(text, codebook_size):
         seconds = samples / _positive(line, "sample_rate", "in Hz")
     else:
         seconds = len(tokens) / rate
+    # Windows at the edges and padding may make a few tokens of difference.
+    if abs(len(tokens) - seconds * rate) > 3 + 0.1 * seconds * rate:
+        raise ValueError(
+            f"{len(tokens)} tokens in {seconds:.2f} s do not fit "
+            f'"token_rate", {rate:g} per second.'
+        )
     return TokenLine(*names, tokens, rate, seconds, size)
 
 

@@ -12,6 +12,7 @@ from speechbrain_vq.dataio.audio import audio_blocks, naming, read_audio
 from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.waveforms import (
     with_level_of,
+    with_source,
     within_full_scale,
     write_waveform,
 )
@@ -128,7 +129,8 @@ class AudioFilesMixin:
         """
         tokens, wav, original = self._resynthesize(path, self.speaker_batch)
         wav = with_level_of(original, wav)
-        write_waveform(output, wav, self.sample_rate, self.made_by())
+        comment = with_source(self.made_by(), path)
+        write_waveform(output, wav, self.sample_rate, comment)
         return tokens
 
     def made_by(self, voice: Tensor | None = None) -> str:

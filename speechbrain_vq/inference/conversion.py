@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from speechbrain_vq.dataio.audio import as_waveforms, listed, naming, read_audio
-from speechbrain_vq.dataio.waveforms import within_full_scale, write_waveform
+from speechbrain_vq.dataio.waveforms import (
+    with_source,
+    within_full_scale,
+    write_waveform,
+)
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
@@ -130,8 +134,8 @@ class VoiceConverter(VQTokenizer):
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         wav = within_full_scale(wav)
         if output is not None:
-            made_by = self.made_by(voice)
-            write_waveform(output, wav, self.sample_rate, made_by)
+            comment = with_source(self.made_by(voice), source)
+            write_waveform(output, wav, self.sample_rate, comment)
         return wav
 
     def _voice(self, target):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import made_folder
 from speechbrain_vq.dataio.audio import audio_endings, find_audio
-from speechbrain_vq.dataio.waveforms import read_comment
+from speechbrain_vq.dataio.waveforms import read_comment, with_source
 
 from .tokenizer import VQTokenizer
 
@@ -76,16 +76,18 @@ def process_files(
     ``output`` is a folder or, for a single audio file, ``NAME.wav``. It may be
     inside a folder of audio files: earlier outputs are not processed again.
     ``write`` takes the paths of an audio file and of its wav file, and writes
-    the latter with the comment ``made_by``.
+    the latter with the comment ``made_by`` and the source.
     """
     sources = _sources_by_output(find_audio(places), pathlib.Path(output))
     # `Path.exists` raises an error for a name that is too long.
     existing = set(filter(os.path.exists, () if overwrite else sources))
     for path in sorted(existing):
         comment = read_comment(path)
-        if comment not in ("", made_by):
+        expected = with_source(made_by, sources[path])
+        # Version 0.1 did not state the source.
+        if comment not in ("", made_by, expected):
             raise ValueError(
-                f"{path} was made by {comment}, not by {made_by}. Choose "
+                f"{path} was made by {comment}, not by {expected}. Choose "
                 "another folder (--out), or overwrite it (--overwrite)."
             )
     bad = {}
@@ -133,6 +135,6 @@ def _sources_by_output(files, output):
         if other != path or target.resolve() == path.resolve():
             raise ValueError(
                 f"The output for {path}, {target}, would overwrite {other} or "
-                "its output: process them one by one, or rename one of them."
+                "its output: rename one of them, or choose different folders."
             )
     return sources

@@ -118,7 +118,14 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
 def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
     """Raise ValueError if the fingerprint, precision or a rate of a line
     differs from ``model``, a result of ``describe_model``."""
-    if line["fingerprint"] != model["fingerprint"]:
+    weights, *number = model["fingerprint"].split(", ")
+    theirs, *others = str(line["fingerprint"]).split(", ")
+    if theirs == weights and number != others:
+        raise ValueError(
+            f"{path} has tokens of {(others or ['all codebooks'])[0]} of the "
+            f"model, not of {(number or ['all codebooks'])[0]}. {_REMEDY}"
+        )
+    if theirs != weights:
         raise ValueError(
             f"{path} has tokens of another model: '{line.get('model')}' "
             f"(revision {line.get('revision')}, weights "

@@ -288,8 +288,8 @@ def _check_replaceable(output, format, paths):
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
-            f"{output} is a folder, but not a data set that can be replaced: "
-            "choose another output."
+            f"{output} is a folder that `tokenize` did not write: choose "
+            "another output."
         )
     sources = map(os.path.realpath, paths if output.exists() else ())
     if os.path.realpath(output) in sources:
@@ -312,6 +312,12 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             previous.add(line["path"])
     done = collected | previous
     missing = [path for path in paths if path not in done]
+    if previous and any_newer(previous.intersection(paths), output):
+        logger.warning(
+            "Recordings have changed since %s was written. Their tokens are "
+            "kept; --overwrite computes all of them again.",
+            output,
+        )
     # Durations from the headers suffice: each file is decoded below.
     seconds, bad = check_files(missing, decode=False)
     if not seconds and not collected:

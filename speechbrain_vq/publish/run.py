@@ -102,7 +102,9 @@ class Run:
             is given.
         """
         if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
-            raise ValueError("Give one of min_key, max_key and checkpoint.")
+            raise ValueError(
+                "Only one of min_key, max_key and checkpoint may be given."
+            )
         if name is not None:
             return self._checkpoint_named(pathlib.Path(name).name)
         if min_key is not None:
@@ -156,7 +158,10 @@ class Run:
         if folder.is_dir():
             checkpoints = AtomicCheckpointer(folder).list_checkpoints()
         if not checkpoints:
-            raise FileNotFoundError(f"There is no checkpoint in {folder}.")
+            what = f"There is no checkpoint in {folder}."
+            if (self.folder / "config.json").is_file():
+                what = f"{self.folder} is an exported model, not a run."
+            raise FileNotFoundError(what)
         return checkpoints
 
     def _checkpoint_named(self, name: str) -> Checkpoint:

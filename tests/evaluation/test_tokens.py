@@ -28,10 +28,12 @@ def test_what_is_needed_is_enough(write):
     lines = list(read_tokens(write(GOOD | {"model": "another"})))
     assert lines[0].tokens.tolist() == [[0], [3], [1]]
     assert lines[0].seconds == 3 / 50
-    (line,) = read_tokens(write(two | {"num_samples": 9, "sample_rate": 3}))
-    assert line.tokens.tolist() == [[1, 2]] and line.seconds == 3
-    (line,) = read_tokens(write(two | {"seconds": 7}))
-    assert (line.id, line.path, line.seconds) == (None, "a/v.wav", 7)
+    (line,) = read_tokens(write(two | {"num_samples": 9, "sample_rate": 90}))
+    assert line.tokens.tolist() == [[1, 2]] and line.seconds == 0.1
+    (line,) = read_tokens(write(two | {"seconds": 0.2}))
+    assert (line.id, line.path, line.seconds) == (None, "a/v.wav", 0.2)
+    with pytest.raises(ValueError, match=r"1 tokens in 7.00 s .* 12.5 per"):
+        list(read_tokens(write(two | {"seconds": 7})))
 
 
 def test_tokens_of_others_are_evaluated(write, tmp_path):
@@ -44,7 +46,11 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     (tmp_path / "test.json").write_text(json.dumps(entries))
     by_path = {"path": "/y/2.wav", "tokens": [0, 0, 1], "token_rate": 50}
     empty = by_path | {"path": "/x/3.wav", "tokens": []}
-    path = write(GOOD | {"tokens": [0, 0, 1]}, by_path, empty)
+    good = GOOD | {"tokens": [0, 0, 1]}
+    path = write(good, by_path, good | {"tokens": [0, 1, 1]})
+    with pytest.raises(ValueError, match="two lines for u"):
+        evaluate(path, tmp_path / "test.json", replicates=0)
+    path = write(good, by_path, good, empty)
     evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
     assert evaluation.settings["utterances"] == 2
     reason = f"1 its tokens in {path} are empty"

@@ -246,6 +246,12 @@ def test_what_was_converted_is_not_converted_again(load, folder):
         paths = [p for p in output.rglob("*") if p.is_file()]
         names = {p.relative_to(output).as_posix() for p in paths}
         assert names == {"a.wav", "b.wav", "c.wav"}
+    # Another recording of the same name is not taken for it.
+    other = folder / "other" / "a.wav"
+    other.parent.mkdir()
+    other.write_bytes((folder / "a.wav").read_bytes() + b"    ")
+    with pytest.raises(ValueError, match=r"from a.wav of \d+ bytes, not by"):
+        convert_files([other.parent], converter, "s5", output)
     # Who names it means it.
     again = folder / "again.wav"
     assert convert_files([output / "a.wav"], converter, "p225", again).done == 1
