@@ -1,8 +1,9 @@
-"""Count the frames of MP3 files, which have no container that states it.
+"""Count the frames of MP3 files, which have no container that states their
+number.
 
 libsndfile stops at the length in the header that Xing and LAME write. Without
-one it estimates the length from the first frame, which is wrong if the bit rate
-varies. Frames are defined in ISO 11172-3 and 13818-3.
+one, it estimates the length from the first frame, which is wrong if the bit
+rate varies. Frames are defined in ISO 11172-3 and 13818-3.
 """
 
 import contextlib

@@ -38,8 +38,8 @@ def frame_mask(
     lengths = torch.as_tensor(lengths)
     if x.dim() < 3 or lengths.shape != x.shape[:1]:
         raise ValueError(
-            "lengths must be [B] for an input [B, T, ..., D]; got lengths of "
-            f"shape {tuple(lengths.shape)} with an input of shape "
+            "lengths must be one number for each of [B, T, ..., D]; got "
+            f"lengths of shape {tuple(lengths.shape)} with an input of shape "
             f"{tuple(x.shape)}."
         )
     time, relative = x.shape[1], lengths.is_floating_point()
@@ -47,7 +47,7 @@ def frame_mask(
     is_read = not is_traced()
     if relative and is_read and time >= 2 / torch.finfo(lengths.dtype).eps:
         raise ValueError(
-            f"lengths in {lengths.dtype} are too imprecise for {time} frames: "
+            f"lengths in {lengths.dtype} are too coarse for {time} frames: "
             "pass them in float32, or as integers (frames)."
         )
     # Floating-point lengths in frames would all be taken as full length.

@@ -131,7 +131,7 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
             "and lacks the codebook's parameter group: create the scheduler "
-            "afterwards (in a Brain: in on_fit_start(), after super)."
+            "after it (in a Brain: in on_fit_start(), after super)."
         )
     own = {**group, "params": [group["params"].pop(position)], LEADER: leader}
     if "param_names" in own:
