@@ -399,7 +399,7 @@ def times_real_time(model, wav, vocoder=None):
     "--output",
     type=pathlib.Path,
     default=pathlib.Path(__file__).with_suffix(".jsonl"),
-    help="File of the lines; page and plot are written beside it.",
+    help="File of the lines; page and plot are written next to it.",
 )
 def main(model, corpus, sources, whisper, report_only, samples, output):
     """Measure, and write lines, page and plot; or only write samples."""

@@ -61,7 +61,7 @@ def quiet(is_mp3: bool) -> Iterator[None]:
 
 def with_length(content: bytes) -> bytes:
     """Return the content of an MP3 file with the number of frames in its
-    header, and without tags. Content that is not MP3 is returned as it is.
+    header, and without tags. Content that is not MP3 is returned unchanged.
 
     Raises
     ------

@@ -186,11 +186,11 @@ class MaskedBatchNorm(nn.Module):
         first three batches uses its own if its variance is large: amplified, it
         would produce a gradient that dwarfs those of later steps."""
         own = variance.mean()
-        is_wild = own > _MAX_GROWTH * self.running_var[0]
-        is_wild &= self.num_batches <= 3
+        is_outlier = own > _MAX_GROWTH * self.running_var[0]
+        is_outlier &= self.num_batches <= 3
         return (
-            torch.where(is_wild, mean, self.running_mean),
-            torch.where(is_wild, own, self.running_var),
+            torch.where(is_outlier, mean, self.running_mean),
+            torch.where(is_outlier, own, self.running_var),
         )
 
     def _is_settled(self):

@@ -556,8 +556,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def is_codebook_frozen(self) -> bool:
         """Whether the codebook must not change, neither by training nor by
         re-initialization."""
-        is_off = self.training and not self.embedding.training
-        return self.frozen or is_off or not self.embedding.learnable
+        is_eval = self.training and not self.embedding.training
+        return self.frozen or is_eval or not self.embedding.learnable
 
     def training_state(self, over_ranks: bool = False) -> dict:
         """Return the state of the warm-up and the reservoir. With
@@ -627,8 +627,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     def _warn_unattended(self) -> None:
         """Warn that nothing uses the reservoir, if there is one."""
-        is_off = self.trainer_options.get("schedule", "preset") is None
-        if self.reservoir.capacity and not (is_off or self.is_codebook_frozen):
+        no_plan = self.trainer_options.get("schedule", "preset") is None
+        if self.reservoir.capacity and not (no_plan or self.is_codebook_frozen):
             warnings.warn(
                 f"A VectorQuantizer was trained for {_MAX_UNATTENDED} batches "
                 "without a CodebookTrainer, so its codebook is never "
@@ -663,8 +663,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             if self.entropy_weight and self.training:
                 # EMA updates the table before the backward pass.
                 words = table if table.requires_grad else table.clone()
-                uneven = usage_loss(targets, words, mass, sq_errors)
-                loss = loss + self.entropy_weight * uneven
+                entropy_loss = usage_loss(targets, words, mass, sq_errors)
+                loss = loss + self.entropy_weight * entropy_loss
             if learns:
                 self.embedding.learn(targets.detach(), indices, valid)
             combined = self.embedding.combine(codewords)
@@ -685,7 +685,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         """Check the input, and return the mask of its valid frames."""
         if not x.is_floating_point():
             raise TypeError(
-                f"A quantizer takes real floating-point vectors, got {x.dtype}."
+                f"A quantizer takes real floating point vectors, got {x.dtype}."
             )
         if x.dim() < 2 or x.shape[-1] != self.input_dim:
             raise ValueError(

@@ -139,8 +139,8 @@ class VQMixin(SkipMixin, ResumeMixin):
         previous, options = self.codebook_trainer, _trainer_options(self)
         if previous is not None:
             previous.close()
-        found = [self.optimizers_dict, *vars(self).values()]
-        self.codebook_trainer = CodebookTrainer(self.modules, found, **options)
+        given = [self.optimizers_dict, *vars(self).values()]
+        self.codebook_trainer = CodebookTrainer(self.modules, given, **options)
         prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)
         if options["total_steps"] is not None and prefers_later:
             self.codebook_trainer.expect_warmup()
