@@ -468,10 +468,10 @@ def page(rows):
         "half of the codes that they could use. A learning rate of 0.01 moves "
         "the encoder so much that the clustered latents are outdated. In the "
         "steps after the re-initialization, which these runs do not repeat as "
-        "the default does, encoder and codebook drift apart, and used codewords "
-        "move to the center of a mode. At a rate of 0.00001, where neither "
-        "moves, no codes are lost. Everything is in fp32, and the reservoir "
-        "holds all vectors of the warm-up.",
+        "the default does, encoder and codebook drift apart, and used "
+        "codewords move to the center of a mode. At a rate of 0.00001, where "
+        "neither moves, no codes are lost. Everything is in fp32, and the "
+        "reservoir holds all vectors of the warm-up.",
         "",
         *used_codes(rows),
         "",

@@ -586,8 +586,8 @@ def words_section(groups):
         "of unseen English readers (LibriVox, LJSpeech, Harvard sentences, "
         f"playing cards, a speech of 1961), and {words[1]} of the English voice "
         "of the training; in brackets, 95 % of bootstrap replicates over "
-        "recordings. Bit rates count only the tokens. They exclude the voice of "
-        "the utterance (192 numbers) and its level, which `reconstruct` also "
+        "recordings. Bit rates count only the tokens. They exclude the voice "
+        "of the utterance (192 numbers) and its level, which `reconstruct` also "
         "passes to the decoder; the row “no voice” does not use them.",
         "",
         "![Word error rate over bit rate](speech_models.png)",

@@ -52,7 +52,7 @@ def check_size(notes: str) -> None:
         # Tags of other formats may follow the audio.
         if length - end > min(max(end // 10, 2**10), 2**16):
             raise AudioError(
-                f"its header states an end after {end} bytes, but "
+                f"its header states an end after {end} bytes, and "
                 f"{length - end} more follow: the recorder was probably "
                 "stopped. Write a new header, for example with "
                 "`sox --ignore-length`."

@@ -39,7 +39,7 @@ def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
 
 def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): rotate and
-    scale each latent onto its codeword, by factors that are constant in the
+    scale each latent onto its codeword, with rotation and scale constant in the
     backward pass. Straight-through if the latent or the codeword is zero. Takes
     and returns the same as ``straight_through``.
     """

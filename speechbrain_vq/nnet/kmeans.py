@@ -12,8 +12,7 @@ from speechbrain_vq.nnet.search import full_precision, nearest_with_distances
 logger = logging.getLogger(__name__)
 
 # Candidates per seed, as a multiple of scikit-learn's 2 + ln K. Twice as many
-# lower the inertia by 1 to 2 %, and this is still faster than scikit-learn's
-# fit.
+# lower the inertia by 1 to 2 %, and are still faster than scikit-learn's fit.
 _TRIES = 2
 
 # Maximum number of seeds whose candidates share a matrix product, and maximum
@@ -64,8 +63,8 @@ def kmeans(
     x : torch.Tensor
         Vectors [N, D] of any real floating dtype, all finite.
     num_clusters : int
-        Number of centroids K. If there are fewer distinct vectors, jittered
-        copies of them are added, with a warning.
+        Number of centroids K. If there are fewer distinct vectors, distinct
+        jittered copies of them are added, with a warning.
     max_iterations : int
         Maximum number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
@@ -160,7 +159,7 @@ def _check(x, num_clusters, init):
                 f"{tuple(x.shape)}"
             )
         if not rows.float().isfinite().all():
-            raise ValueError(f"{name} contains NaN or infinity")
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def _seed(points, weights, num_seeds, generator, closest=None):

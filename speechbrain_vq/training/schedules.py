@@ -113,7 +113,7 @@ class ReinitSchedule:
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
         if not is_every and growth == 1:
             raise ValueError(
-                "growth=1 requires `every`, the interval between "
+                "growth=1 needs `every`, the interval between "
                 "re-initializations."
             )
         check_sizes(max_warmup=self.max_warmup)
