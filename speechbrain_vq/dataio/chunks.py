@@ -25,7 +25,7 @@ def check_seconds(name: str, seconds: float | None) -> None:
     """Raise ValueError unless a duration is None, or finite and above 0."""
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(
-            f"{name} must be a finite number of seconds above 0, got {seconds}."
+            f"{name} is {seconds}: give a finite number of seconds above 0."
         )
 
 

@@ -181,7 +181,7 @@ def check_options(brain):
         value, default = getattr(brain, name), getattr(RunOptions, name)
         if value != default:
             raise ValueError(
-                f"--{name}={value} has no effect here: the vocoder is trained "
+                f"--{name}={value} does nothing here: the vocoder is trained "
                 f"with {name}={default}. Omit it."
             )
 

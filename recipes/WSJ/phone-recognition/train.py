@@ -67,7 +67,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
     if len(encoder) > hparams["num_labels"]:
         raise ValueError(
             f"The data has {len(encoder) - 2} phones, too many for "
-            f"num_labels, which includes the blank and <unk>: pass "
+            f"num_labels, which includes the blank and <unk>: give "
             f"--num_labels={len(encoder)}."
         )
     read = TrainingReader(hparams["sample_rate"])
