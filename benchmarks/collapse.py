@@ -4,8 +4,8 @@ To run it in ten minutes on one core (FOLDER is for MiniSpeech):
 > python benchmarks/collapse.py FOLDER docs/images/collapse.png
 
 A small autoencoder of log-mels is trained with the presets ``vanilla`` and
-``robust``, and with quantizers of vector-quantize-pytorch. Every 20 steps, the
-different codes of the validation set are counted. Requires
+``robust``, and with quantizers from vector-quantize-pytorch. Every 20 steps, it
+counts the distinct codes used on the validation set. Requires
 `pip install "speechbrain-vq[bench]"`.
 """
 
@@ -120,7 +120,7 @@ def pieces(mels: list[torch.Tensor], mean, std) -> torch.Tensor:
 @click.argument("folder", type=click.Path(path_type=pathlib.Path))
 @click.argument("picture", type=click.Path(path_type=pathlib.Path))
 def main(folder, picture):
-    """Train with all quantizers and draw the picture."""
+    """Train with all quantizers and draw the plot."""
     prepare_minispeech(folder)
     mels, valid = load(folder, "train"), load(folder, "valid")
     together = torch.cat(mels)

@@ -1,4 +1,4 @@
-"""Time and memory of `speechbrain-vq evaluate` as the corpus grows.
+"""Measure time and memory of `speechbrain-vq evaluate` as the corpus grows.
 
 To run it:
 > python benchmarks/evaluate.py
@@ -6,7 +6,7 @@ To run it:
 Each row is a new process that evaluates a token file with default options:
 phone information, ABX, segmentation, probes and bit rate, with confidence
 intervals. The corpus is random: utterances of ten seconds (500 tokens) by 50
-speakers. Each of the 40 phones has 12 units of its own, so PNMI must be 1.
+speakers. Each of the 40 phones has its own 12 units, so PNMI must be 1.
 """
 
 import json
@@ -100,7 +100,7 @@ def measure_in_process(frames, threads):
 )
 @click.option("--one", hidden=True)
 def main(threads, one):
-    """Measure, print the table and write it beside this script."""
+    """Measure, print the table and write it next to this script."""
     if one:
         torch.set_num_threads(threads)
         measure(pathlib.Path(one))
@@ -111,7 +111,7 @@ def main(threads, one):
         click.echo(rows[-1])
     first = rows[0]
     lines = [
-        "# The scale of `speechbrain-vq evaluate`",
+        "# How `speechbrain-vq evaluate` scales",
         "",
         f"`python {' '.join(sys.argv)}`",
         "",

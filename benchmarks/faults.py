@@ -1,13 +1,13 @@
-"""Kill trainings at random moments, and count those that do not resume exactly.
+"""Kill training runs at random moments, and count those that resume inexactly.
 
 To run it:
 > python benchmarks/faults.py
 
-Each training (two epochs of a small autoencoder, a checkpoint every three
-batches) runs in its own process, is killed three times, and is restarted each
-time. It survives if its model, optimizer, trainer, statistics and random numbers
-end bit-identical to those of an uninterrupted training. The last kind is a single
-long training, which gets all its kills, at random moments of any kind.
+Each run (two epochs of a small autoencoder, a checkpoint every three batches)
+has its own process, is killed three times, and is restarted each time. It
+survives if its final model, optimizer, trainer, statistics and random numbers
+are bit-identical to those of an uninterrupted run. The last kind is a single
+long run that gets all kills, at random moments of any kind.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from speechbrain_vq import ReinitSchedule, VectorQuantizer
 from speechbrain_vq.training.resume import AtomicCheckpointer
 from tests.training import toy
 
-# Longest delay of the kill after the start of each event, in seconds.
+# Maximum delay of the kill after the start of each event, in seconds.
 MOMENTS = {
     "in a step": 0.005,
     "in a re-initialization": 0.005,
@@ -65,7 +65,7 @@ class Killer:
         self.remaining = self.rng.randint(1, most)
 
     def __call__(self, event: str) -> None:
-        """Count an event that starts now."""
+        """Count an event that is starting."""
         if event == self.kind:
             self.remaining -= 1
             if self.remaining == 0:
@@ -78,8 +78,8 @@ class Killer:
 
 
 def jump(seed: int) -> None:
-    """Make the clock of this process wrong by up to ten years, by a new amount
-    each time it is read."""
+    """Shift the clock of this process by up to ten years, by a new amount each
+    time it is read."""
     rng, real = random.Random(seed), time.time
     time.time = lambda: real() + rng.uniform(-YEARS, YEARS)
 
@@ -91,8 +91,8 @@ def train(
     epochs: int = 2,
     jumps: bool = False,
 ) -> None:
-    """Train from the latest checkpoint to the end, or until killed, and write the
-    hashes of the trained state."""
+    """Train from the latest checkpoint to the end, or until killed, and write
+    the hashes of the trained state."""
     if jumps:
         jump(seed)
     # Shells make background processes ignore Ctrl-C.
@@ -191,7 +191,7 @@ def damage(folder: Path, rng: random.Random) -> None:
 
 
 def count(kind: str, tries: int, seed: int = 0) -> tuple[int, int]:
-    """Kill trainings in one way, and count the kills that they survive.
+    """Kill runs in one way, and count the kills that they survive.
 
     Arguments
     ---------
@@ -200,13 +200,13 @@ def count(kind: str, tries: int, seed: int = 0) -> tuple[int, int]:
     tries : int
         Minimum number of kills.
     seed : int
-        Random seed of the moments.
+        Random seed for the moments.
 
     Returns
     -------
     tuple
-        Numbers of kills of trainings that did and did not end bit-identical to
-        an uninterrupted one.
+        Numbers of kills of runs that ended bit-identical to an uninterrupted
+        one, and of runs that did not.
     """
     rng, kills_by_outcome = random.Random(f"{kind} {seed}"), {True: 0, False: 0}
     kills_each, options = KILLS, {"jumps": kind in (JUMPS, ONE)}
@@ -253,13 +253,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=page, help="page to write")
     arguments = parser.parse_args()
     lines = [
-        "# Killed trainings",
+        "# Killed training runs",
         "",
         f"`python {shlex.join(sys.argv)}`",
         "",
-        f"{versions_line('speechbrain')} A training survives if it ends "
+        f"{versions_line('speechbrain')} A run survives if it ends "
         "bit-identical to an uninterrupted one. Each is killed three times, "
-        "except in the last line: there, one training gets all kills.",
+        "except in the last line, where one run gets all kills.",
         "",
         "| kind | tries | survived | lost |",
         "|---|---|---|---|",

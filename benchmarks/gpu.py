@@ -38,7 +38,7 @@ from speechbrain_vq.nnet import InvertedLists, kmeans, nearest
 
 DEFAULT = next(iter(QUANTIZERS))
 
-# Largest relative excess of a distance that rounding may cause.
+# Maximum relative excess of a distance that rounding may cause.
 _LARGEST_EXCESS = 1e-4
 
 
@@ -48,14 +48,14 @@ def batch(device):
 
 
 def table(*rows):
-    """Format rows as lines of Markdown, the first as the head."""
+    """Format rows as lines of Markdown, the first as the header."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def codes(device, sizes):
-    """Compare codes with those of the CPU: the share of equal codes, and the
-    largest relative excess of the distance to another codeword."""
+    """Compare codes with the CPU's: the fraction of equal codes, and the
+    largest relative excess of the distance to a different codeword."""
     rows = [["K", "fp32", "bf16 autocast", "largest excess distance"]]
     for size in sizes:
         words = mixture(size + BATCH * TIME, DIM)
@@ -127,9 +127,9 @@ def variants(device, size, rounds):
 
 
 def host_syncs(device):
-    """Count the times that steps of each quantizer wait for the GPU."""
+    """Count how often steps of each quantizer wait for the GPU."""
     if device == "cpu":
-        return ["They are not counted on a CPU."]
+        return ["Not counted on a CPU."]
     rows = [["quantizer, K = 512", "host synchronizations a step"]]
     for name, make in QUANTIZERS.items():
         step = stepper(make(512).to(device), batch(device))
@@ -152,7 +152,7 @@ def cluster(x, size):
 
 
 def clusterings(device, problems):
-    """Compare k-means with the CPU, except on problems that take hours there."""
+    """Compare k-means with the CPU's, except where that would take hours."""
     rows = [["vectors", "K", "s", "CPU, s", "inertia over the CPU's"]]
     for number, size, with_cpu in problems:
         x = mixture(number, DIM)
@@ -229,7 +229,7 @@ def sections(device, quick):
     help="Page to write.",
 )
 def main(device, quick, out):
-    """Measure, print the page and write it beside this script."""
+    """Measure, print the page and write it next to this script."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException(
             "torch finds no GPU here. To try the script without one: "

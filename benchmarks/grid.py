@@ -4,7 +4,7 @@ To run it:
 > python benchmarks/grid.py --data recorded=FOLDER --out benchmarks/grid
 
 Every method is trained in the network of recipes/MiniSpeech/unit-discovery with
-base settings, and in cells that change one setting. Each finished cell adds a
+base settings, and in cells that each change one setting. A finished cell adds a
 line to ``OUT.jsonl``, so the same command resumes an interrupted benchmark. The
 page ``OUT.md`` is written from all lines. Requires
 `pip install "speechbrain-vq[bench]"`, and for the rows encodec and moshi
@@ -48,7 +48,7 @@ from speechbrain_vq.versions import versions
 
 # Metrics, with -1 if higher is better.
 METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
-# Metrics of a run that ends without codes.
+# Metrics of a run that ended without codes.
 NOTHING = {"used": 0, "perplexity": 1.0, "l1": 999.0, "pnmi": 1e-9}
 
 DIM, CHANNELS, SPEAKER, MELS, STRIDE, RATE = 64, 64, 32, 80, 2, 50.0
@@ -60,8 +60,8 @@ BASE = {
     "scale": 1.0,  # Factor on the encoder output
     "pieces": 16,  # Pieces per batch
     "frames": 200,  # Frames per piece, two per token
-    "silence": 0.0,  # Share of pieces that are silent
-    "padding": 0.0,  # Share of each piece that is padding
+    "silence": 0.0,  # Fraction of pieces that are silent
+    "padding": 0.0,  # Fraction of each piece that is padding
     "steps": 250,
 }
 CELLS = {
@@ -84,7 +84,7 @@ CELLS = {
     "festvox-ru": {"task": "festvox-ru"},
     "minispeech": {"task": "minispeech"},
 }
-# Cells that run with one seed only, because they take longest.
+# Cells that run with only one seed, because they take longest.
 LONG = {"K 16384", "10000 steps"}
 
 
@@ -155,7 +155,7 @@ class ChannelFirst(torch.nn.Module):
 
 
 def fsq(size):
-    """Build FSQ with ``size`` codes, with levels as its authors propose."""
+    """Build FSQ with ``size`` codes, and levels as its authors propose."""
     levels = {
         64: [8, 8],
         512: [8, 8, 8],
@@ -177,7 +177,7 @@ def preset(name, changes, size, total_steps):
 WINDOW = {"robust, window predictor": 0.3}
 BEFORE = {"entropy_weight": 0.0}
 DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
-# robust before it had the entropy loss, and variants of that.
+# robust without the entropy loss that it has now, and variants of it.
 VARIANTS = {
     "no entropy": BEFORE,
     "window predictor": BEFORE,
@@ -278,7 +278,7 @@ def train(method, config, data, seed):
     optimizer = torch.optim.Adam(network.parameters(), lr=config["lr"])
     if trainer is not None:
         trainer(network, optimizer)
-    # Constant in the first half of the run, then linear to zero.
+    # Constant over the first half of the run, then linear decay to zero.
     annealed = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, 2 * (1 - step / steps))
     )
@@ -358,7 +358,7 @@ LOGMEL = "k-means of log-mels"
 
 
 def run(method, cell, config, seed, data, split):
-    """Train and evaluate a method in a cell, and return the line to record."""
+    """Train and evaluate a method in a cell; return the line to record."""
     start = time.perf_counter()
     if method == LOGMEL:
         network = LogMelKMeans(data["train"], config["size"], seed)
@@ -397,7 +397,7 @@ def medians(lines):
 
 
 def compared(methods, median):
-    """Select methods that ran in at least half of the cells, without variants of
+    """Select methods that ran in at least half of the cells, except variants of
     the default, and the cells in which all of them ran."""
     number = collections.Counter(method for _, method in median)
     half = max(number.values()) / 2
@@ -448,7 +448,7 @@ def plot(lines, path):
         axis.set_title(title)
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axis.set_yticks(range(len(methods)), methods)
-    figure.suptitle("512 codes unless said: % of the best method in a cell")
+    figure.suptitle("512 codes by default: % of the best method in a cell")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -620,11 +620,11 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
             f"![Methods by cell]({out.name}.png)",
             "",
             f"{about}; 64 channels, batches of 1,600 tokens, "
-            "250 steps, K = 512, learning rate 0.001, falling to zero over the "
-            "last half, if the cell does not say otherwise. Medians over the "
+            "250 steps, K = 512, learning rate 0.001, decaying to zero over "
+            "the last half, unless the cell states otherwise. Medians over "
             "seeds. Collapsed: under 10 % of the reachable codes used, or a "
             "PNMI under half of the best method's. Ranks are medians over the "
-            "cells. PNMI is taken within each language. Every line with its "
+            "cells. PNMI is computed within each language. Every line with its "
             f"configuration is in {out.name}.jsonl.",
             "",
             *page,

@@ -3,10 +3,10 @@
 To run it:
 > python benchmarks/kmeans.py
 
-The data are as many vectors as a reservoir holds by default, from a long-tailed
-mixture, like frames of phones and speakers: 3000 modes from a standard normal
-distribution in 64 dimensions, the r-th with frequency proportional to 1 / r, plus
-normal noise with standard deviation 0.25.
+The data consists of as many vectors as a reservoir holds by default, from a
+long-tailed mixture, like frames of phones and speakers: 3000 modes from a
+standard normal distribution in 64 dimensions, the r-th with frequency
+proportional to 1 / r, plus normal noise with standard deviation 0.25.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
             x.numpy(), num_clusters, n_init=n_init, random_state=seed
         )[2]
 
-    # Both alternate, because the load of a shared machine varies.
+    # Alternate both, because the load of a shared machine varies.
     own, single = [], []
     for seed in range(rounds):
         own.append(timed(lambda seed=seed: ours(seed)))

@@ -31,7 +31,7 @@ LIBRARIES = ("speechbrain", "HyperPyYAML", "ruamel.yaml", "PyYAML")
 
 
 def page(stock: dict, ours: dict) -> list[str]:
-    """Build the page on the effect of each attack on both loaders."""
+    """Build the page about the effect of each attack on both loaders."""
     refused = sum(x["did"].startswith("refuses") for x in ours.values())
     most_memory = max(x["megabytes"] or 0 for x in ours.values())
     longest = max(x["seconds"] or 0 for x in ours.values())
@@ -45,7 +45,7 @@ def page(stock: dict, ours: dict) -> list[str]:
         f"and on `load_pretrained`, in a process with {MEMORY // 2**30} GiB and "
         f"{SECONDS} s of CPU time. The table has the attacks on HyperPyYAML; "
         f"with {len(OURS)} aimed at `load_pretrained` there are {len(ours)}. "
-        f"`load_pretrained` refuses {refused} of them, and takes at most "
+        f"`load_pretrained` rejects {refused} of them, and takes at most "
         f"{most_memory:.0f} MiB and {longest:.1f} s.",
         "",
         versions_line(*LIBRARIES),
@@ -63,7 +63,7 @@ def row(name: str, stock: dict, ours: dict) -> str:
 
 
 def _reason(effect):
-    """Shorten the error text of a refusal."""
+    """Shorten the error message of a rejection."""
     reason = effect.partition(" is refused: ")[2].partition(". Allow a")[0]
     return f"refuses: {reason}" if reason else effect
 

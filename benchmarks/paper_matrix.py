@@ -1,4 +1,4 @@
-"""Train every variant of a task with every seed by the task's recipe, and
+"""Train every variant of a task with every seed, using the task's recipe, and
 tabulate medians and ranges of metrics.
 
 To run it:
@@ -13,7 +13,7 @@ file are passed to every run. Keys of the yaml file:
 * ``variants`` and ``seeds``: the runs (a variant is the name of a preset, or
   ``LABEL: {KEY: VALUE}`` with overrides);
 * ``columns``: metrics in the runs' results.json to show, with their formats;
-* ``note``: text for the page, for example on what was scaled down.
+* ``note``: text for the page, for example about what was scaled down.
 """
 
 import csv
@@ -36,7 +36,7 @@ from tqdm import tqdm
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.recipe_files import recipe_path
 
-# Option of recipes that names a preset
+# Recipe option that selects a preset
 PRESET = "preset"
 SPREAD = {"median": statistics.median, "least": min, "most": max}
 
@@ -113,7 +113,7 @@ class Matrix:
         previous = json.loads(record.read_text()) if record.is_file() else None
         if started and previous not in (None, command):
             raise click.ClickException(
-                f"{output} holds a run of another command: name another "
+                f"{output} holds a run of another command: use another "
                 "--results, or remove this folder."
             )
         record.write_text(json.dumps(command))
@@ -285,7 +285,7 @@ overrides_argument = click.argument(
 
 
 def results_option(folder):
-    """Build the option for the folder of the runs, with its default."""
+    """Build the option for the runs' folder, with its default."""
     return click.option(
         "--results",
         default=folder,
@@ -313,7 +313,7 @@ def results_option(folder):
     help="Variant to run now; repeatable. Default: all.",
 )
 def main(task, overrides, results, jobs, only):
-    """Run the remaining runs of a task and write its table beside the yaml
+    """Run the remaining runs of a task and write its table next to the yaml
     file."""
     if find_spec("matplotlib") is None:
         raise click.ClickException(

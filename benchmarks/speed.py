@@ -7,7 +7,7 @@ The lower bound ("floor") is the search alone, `w[(x @ w.T).argmin(1)]` without
 gradients. Each row is the forward and backward pass of a quantizer on a batch of
 16 x 200 x 64. Ratios are medians over rounds in which floor and quantizer
 alternate. Memory is the growth of peak memory of a new process over three steps.
-Both are also plotted over the codebook size. Requires
+Both are also plotted against the codebook size. Requires
 `pip install "speechbrain-vq[bench,report]"`.
 """
 
@@ -50,7 +50,7 @@ def robust(size):
 
 
 QUANTIZERS = {
-    "speechbrain_vq robust (norm, even usage, reservoir, monitor)": robust,
+    "speechbrain_vq robust (norm, entropy loss, reservoir, monitor)": robust,
     "speechbrain_vq vanilla": lambda size: VectorQuantizer(
         DIM, size, norm=None, reservoir_size=0, entropy_weight=0.0
     ),
@@ -105,8 +105,8 @@ def clock(step):
 
 
 def ratio(step, base, rounds):
-    """Measure two alternating calls: median and quartiles of the ratio of their
-    times, and the best time of the first in seconds."""
+    """Measure two alternating calls: the median and quartiles of the ratio of
+    their times, and the best time of the first in seconds."""
     for _ in range(3):
         step(), base()
     pairs = [(clock(step), clock(base)) for _ in range(rounds)]
@@ -255,7 +255,7 @@ def reservoir_update(rounds=200):
 
 
 def draw(picture: pathlib.Path, milliseconds: dict, mib: dict) -> None:
-    """Plot time and memory of each quantizer's step over codebook sizes."""
+    """Plot time and memory of each quantizer's step by codebook size."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axes, values, label in zip(
         panels, (milliseconds, mib), ("ms a step", "MiB a step"), strict=True
@@ -288,7 +288,7 @@ def draw(picture: pathlib.Path, milliseconds: dict, mib: dict) -> None:
     "--threads", default=2, show_default=True, help="Number of CPU threads."
 )
 def main(rounds, threads):
-    """Measure, print the table and write it beside this script."""
+    """Measure, print the table and write it next to this script."""
     torch.set_num_threads(threads)
     lines = [
         "# Speed and memory of a training step",
@@ -303,7 +303,7 @@ def main(rounds, threads):
         "vqp is vector-quantize-pytorch. "
         + versions_line("vector-quantize-pytorch"),
         "",
-        "![Time and memory over the size of the codebook](speed.png)",
+        "![Time and memory by codebook size](speed.png)",
         "",
         "| quantizer | " + " | ".join(f"K = {k}" for k in SIZES) + " |",
         "|---|" + "---|" * len(SIZES),
@@ -326,10 +326,10 @@ def main(rounds, threads):
     middle, low, high, rate, plain = brain_steps(4 * rounds)
     lines += [
         "",
-        "A whole step of a Brain with the network of MiniSpeech/unit-discovery "
-        f"(16 x 2 s) as `VQMixin` with the default takes {middle:.3f} ({low:.3f} "
-        f"to {high:.3f}) times that of the same Brain with a plain "
-        f"straight-through quantizer: {rate:.2f} against {plain:.2f} steps per "
+        "A full step of a Brain with the network of MiniSpeech/unit-discovery "
+        f"(16 x 2 s) with `VQMixin` and the default takes {middle:.3f} "
+        f"({low:.3f} to {high:.3f}) times as long as with a plain "
+        f"straight-through quantizer: {rate:.2f} vs. {plain:.2f} steps per "
         f"second (medians and quartiles of {4 * rounds} alternating rounds). "
         "The first compiled step of the default takes "
         f"{compile_seconds():.0f} s.",

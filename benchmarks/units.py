@@ -1,5 +1,5 @@
-"""Train every variant with every seed by a unit-discovery recipe, evaluate the
-models like `speechbrain-vq evaluate`, and tabulate medians and ranges.
+"""Train every variant with every seed, using a unit-discovery recipe, evaluate
+the models like `speechbrain-vq evaluate`, and tabulate medians and ranges.
 
 To run it:
 > python benchmarks/units.py benchmarks/units/minispeech.yaml \
@@ -15,8 +15,8 @@ yaml file, besides those of paper_matrix.py:
 * ``reconstructed``: number of utterances to reconstruct;
 * ``columns``: metrics of ``evaluate``, or of the run's results.json.
 
-The variant ``kmeans`` clusters the stacked frames of each token by k-means, with
-as many clusters as the codebook size.
+The variant ``kmeans`` clusters the stacked frames of each token with k-means,
+with as many clusters as the codebook has codes.
 """
 
 import json
@@ -103,7 +103,7 @@ class Moments(torch.nn.Module):
 
 
 def kmeans_tokenizer(hparams, manifest, seed):
-    """Build a tokenizer by k-means of a recipe's features."""
+    """Build a tokenizer from k-means on a recipe's features."""
     features, items = hparams["features"], read_manifest(manifest)
     fit_features(features, items, hparams["longest"])
     encoder = Stacked(hparams["stride"], hparams["utterance_norm"])
@@ -230,7 +230,7 @@ class Units(Matrix):
         path = folder / "results.json"
         if not path.is_file():
             return None
-        # The recipe's own test set is that of the first table.
+        # The first table uses the recipe's own test set.
         first = title == self.titles[0]
         metrics = self.result(variant, seed) if first else {}
         metrics |= json.loads(folder.with_suffix(".json").read_text())
@@ -268,7 +268,7 @@ class Units(Matrix):
 @overrides_argument
 @results_option("results/units")
 def main(task, overrides, results):
-    """Run the remaining runs of a task and write its tables beside the yaml
+    """Run the remaining runs of a task and write its tables next to the yaml
     file."""
     units, failed = Units(task, results, overrides), []
     for run in tqdm(units.runs, unit="run"):

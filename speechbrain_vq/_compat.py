@@ -47,8 +47,8 @@ def upgrade_state_dict(
     model: nn.Module, state_dict: dict, prefix: str = ""
 ) -> None:
     """Convert a ``state_dict`` of version 0.1, with keys that start with
-    ``prefix``, in place. Norms of the model get the scale and shift that their
-    state has. Values need not be tensors."""
+    ``prefix``, in place. The model's norms get a scale and shift if the state
+    has them. Values need not be tensors."""
     for name, quantizer in model.named_modules(remove_duplicate=False):
         if not isinstance(quantizer, OldQuantizer):
             continue

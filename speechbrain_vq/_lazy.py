@@ -1,4 +1,4 @@
-"""Lazy import of public names (PEP 562), so that users of PyTorch alone do not
+"""Import public names lazily (PEP 562), so that plain PyTorch code does not
 import SpeechBrain."""
 
 import sys

@@ -1,4 +1,4 @@
-"""Suggestions for unknown names, in error messages."""
+"""Suggest close matches for unknown names in error messages."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -7,9 +7,9 @@ from difflib import get_close_matches
 def suggestion(
     name: str, known: Iterable[str], shown: Callable[[str], str] = str
 ) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, formatted by
-    ``shown``, or an empty string if none is close. For the name of a corpus, it
-    is that of its unit-discovery recipe, if that is known.
+    """Return ``" Did you mean 'x'?"`` with the closest known name, formatted by
+    ``shown``, or an empty string if none is close. For the name of a corpus,
+    suggest its unit-discovery recipe, if there is one.
 
     Example
     -------
@@ -26,7 +26,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     hint = suggestion(name, known)
     message = f"No {kind} {name!r}.{hint}"
-    # The keys of a yaml, for example, would be too many to list.
+    # Yaml keys, for example, would be too many to list.
     if hint and len(known) > 20:
         return message
     return f"{message} Known: {', '.join(known)}."

@@ -1,5 +1,5 @@
-"""Demo: reconstruct a recording from tokens, and train the same codebook with
-two presets."""
+"""Demo: reconstruct a recording from tokens, then train a codebook with two
+presets."""
 
 import pathlib
 import shutil
@@ -31,8 +31,8 @@ def run_demo(
     output: pathlib.Path, seed: int, steps: int, minutes: float
 ) -> dict:
     """Reconstruct a recording with the bundled model. Then create a corpus,
-    train and compare both presets, and use the robust model. An interrupted
-    demo resumes.
+    train and compare both presets, and use the robust model. Rerun an
+    interrupted demo to resume it.
 
     Returns the duration of this call in ``seconds``, and the metrics of both
     ``presets``.
@@ -65,14 +65,14 @@ def make_corpus(folder: pathlib.Path, minutes: float) -> None:
     corpus."""
     script = recipe_path("MiniSpeech/minispeech_prepare.py")
     if run_python(str(script), str(folder), f"--minutes={minutes}"):
-        raise click.ClickException("The corpus was not made, see above.")
+        raise click.ClickException("The corpus was not created, see above.")
 
 
 def run_python(*arguments: str, stdout=None) -> int:
     """Run Python in a child process and return its exit code.
 
-    The child ignores Ctrl-C, so that it prints no message of its own, and is
-    terminated when this process stops waiting for it."""
+    The child ignores Ctrl-C, so it prints no message, and is terminated when
+    this process stops waiting for it."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         child = subprocess.Popen([sys.executable, *arguments], stdout=stdout)
@@ -127,13 +127,13 @@ def table(results) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
         "\n\nOn held-out speakers and sentences. The error is the mean "
         "absolute error of\nnormalized log-mels; PNMI is the mutual information "
-        "of phones and units, as a share\nof the entropy of the phones.\n"
+        "of phones and units as a\nfraction of the entropy of the phones.\n"
     )
 
 
 def reconstruct(output) -> None:
-    """Reconstruct the bundled recording from all and from half of the
-    codebooks of the bundled model."""
+    """Reconstruct the bundled recording from all, and from half, of the
+    bundled model's codebooks."""
     original = output / "original.wav"
     shutil.copyfile(pathlib.Path(bundled("speech"), "example.wav"), original)
     speech = VQTokenizer.from_hparams("speech")

@@ -20,7 +20,7 @@ BUNDLED_VOCODER = _PACKAGE / "pretrained" / "vocoder"
 
 
 def preset_names() -> list[str]:
-    """List the names of the presets: variants of the paper and alternatives.
+    """List the names of the presets: the paper's variants, and alternatives.
 
     Example
     -------
@@ -105,10 +105,10 @@ def bundled(name: str) -> str:
     """Return the folder of a bundled model, for ``from_hparams``; raise
     ValueError unless it is in ``bundled_names()``.
 
-    ``speech`` is a codec of recorded speech at 16 kHz with eight residual
-    codebooks, of which any first ones can be decoded (recipe
-    DebianSpeech/speech-codec). ``units`` has 512 phonetic units, at 50 a second
-    (DebianSpeech/unit-discovery).
+    ``speech`` is a codec for recorded speech at 16 kHz with eight residual
+    codebooks, the first of which can be decoded alone (recipe
+    DebianSpeech/speech-codec). ``units`` has 512 phonetic units, at 50 per
+    second (DebianSpeech/unit-discovery).
 
     Example
     -------
@@ -128,6 +128,6 @@ def bundled_names() -> list[str]:
 
 
 def package_folder(name: str) -> Path:
-    """Return a folder of the installed package, or else of the checkout."""
+    """Return a folder of the installed package, or of the checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name

@@ -22,16 +22,16 @@ from speechbrain_vq.recipe_files import dump, load, one_line, read_recipe
 def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     """Parse the command line of a recipe, like ``speechbrain.parse_arguments``.
 
-    The yaml includes a preset under the key ``vq`` and names it under
+    The yaml includes a preset under the key ``vq`` and gives its name under
     ``preset``. ``--preset=NAME`` includes another preset, and
-    ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
-    Changes below the yaml's ``!include`` apply to any preset, except for
-    sections that it lacks: times of re-initialization, for example, do not
-    apply to a preset without a schedule.
+    ``--vq='{KEY: VALUE}'`` overrides values of the preset; both may be given.
+    Overrides below the yaml's ``!include`` apply to any preset, except in
+    sections that it lacks: re-initialization times, for example, do not apply
+    to a preset without a schedule.
 
     The yaml may be a variant of another, see ``recipe_files.read_recipe``.
-    Dashes in the name of a key count as underscores, and a boolean key without
-    a value is true.
+    Dashes in a key are treated as underscores, and a boolean key without a
+    value is true.
 
     Returns the yaml file (for a variant, the one at the end of its includes),
     the run options and the overrides. Overrides may add keys: load them with
@@ -39,7 +39,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     argument."""
     yaml, run_opts, options = split_arguments(argv)
     hparams_file, recipe, variant = read_recipe(yaml)
-    # Yamls of version 0.1 name the preset under ``arm``.
+    # Yamls of version 0.1 give the name of the preset under ``arm``.
     key = "arm" if "arm" in recipe else "preset"
     for other in {"arm", "preset"} & set(options) - {key}:
         if other == "arm":
@@ -71,7 +71,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         dim = load(preset.read_text("utf-8")).get("codebook_dim")
         if dim is not None and "codebook_dim" in defaults:
             options.setdefault("codebook_dim", dim)
-        # Quoted, as a space in the path would end the tag.
+        # Quoted, because a space in the path would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
     recursive_update(variant, options)
     text = dump(variant) if variant else ""
@@ -113,7 +113,7 @@ def split_arguments(argv: list[str]) -> tuple[str, dict, dict]:
         bare = re.search(r"^(\w+): (\w+: .*)", overrides, re.M)
         hint = f". Is it --{bare[1]}='{{{bare[2]}}}'?" if bare else ""
         raise ValueError(
-            f"Not all of {lines} is yaml: {one_line(error)}{hint}"
+            f"{lines} is not valid yaml: {one_line(error)}{hint}"
         ) from error
     return yaml, run_opts, options
 
@@ -143,8 +143,8 @@ _POSITIVE = re.compile(
 
 
 def _check_value(name: str, value, default) -> None:
-    """Raise ValueError if a key with a numeric default has a value that is no
-    number or is out of range."""
+    """Raise ValueError if a key with a numeric default has a value that is not
+    a number or is out of range."""
     if not isinstance(default, int | float) or value is None:
         return
     if not isinstance(value, int | float):
@@ -174,8 +174,8 @@ def _check_value(name: str, value, default) -> None:
 
 
 def _own_changes(recipe: dict, key: str) -> dict:
-    """Return the changes of a recipe to its preset: the values below the
-    ``!include`` or, in a yaml that ``config`` wrote, the values that differ."""
+    """Return a recipe's overrides of its preset: the values below the
+    ``!include`` or, in a yaml written by ``config``, those that differ."""
     if not isinstance(recipe["vq"], dict):
         return {}
     if recipe["vq"].tag.value:
@@ -191,8 +191,8 @@ def _own_changes(recipe: dict, key: str) -> dict:
 
 
 def _changed_preset(name: str, changes: dict, own: dict) -> Path:
-    """Return the file of a preset, or of a copy with the changes of the
-    command line and the recipe's own."""
+    """Return the file of a preset, or of a copy with the overrides from the
+    command line and the recipe."""
     path = preset_path(name)
     if not (changes or own):
         return path
@@ -221,5 +221,5 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
 
 @functools.cache
 def _copies() -> tempfile.TemporaryDirectory:
-    """Return the folder of changed presets, which is removed at exit."""
+    """Return the folder of modified presets, which is removed at exit."""
     return tempfile.TemporaryDirectory(prefix="speechbrain_vq-")

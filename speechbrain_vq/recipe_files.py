@@ -20,8 +20,8 @@ FOLDER_RECIPES = {
 
 
 def folder_recipe(name: str) -> str:
-    """Return the recipe of a short or full name that trains on any folder of
-    recordings."""
+    """Return the recipe, by its short or full name, that trains on any folder
+    of recordings."""
     if name in FOLDER_RECIPES.values():
         return name
     if name not in FOLDER_RECIPES:
@@ -57,13 +57,13 @@ def recipe_yaml(recipe: str, name: str) -> Path:
         hint = suggestion(name, [*known, *siblings])
         raise ValueError(
             f"{recipe} has no {name}, and there is no such file here.{hint} "
-            f"The recipe has {', '.join(known)}."
+            f"The recipe contains {', '.join(known)}."
         )
     return folder / name
 
 
 def write_out(path: Path) -> str:
-    """Return the text of a recipe's yaml file with all included files inserted,
+    """Return the text of a recipe's yaml file with all included files inlined,
     so that it can be moved.
 
     Example
@@ -99,7 +99,7 @@ def write_out(path: Path) -> str:
 
 
 class _Representer(RoundTripRepresenter):
-    """Representer that writes null, True and False, as the recipes do."""
+    """Representer that writes null, True and False as the recipes do."""
 
     def represent_none(self, value):
         """Write None as null."""
@@ -116,12 +116,12 @@ _Representer.add_representer(bool, _Representer.represent_bool)
 
 
 def load(text: str) -> dict:
-    """Read yaml, with its tags and comments."""
+    """Read yaml, keeping tags and comments."""
     return YAML().load(text)
 
 
 def dump(values: dict) -> str:
-    """Write values of ``load`` as yaml."""
+    """Write values from ``load`` as yaml."""
     text, yaml = io.StringIO(), YAML()
     yaml.Representer = _Representer
     yaml.indent(mapping=4)
@@ -131,7 +131,7 @@ def dump(values: dict) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error, such as PyYAML's, in a single line."""
+    """Return the message of an error, such as PyYAML's, as a single line."""
     return " ".join(str(error).split())
 
 
@@ -181,7 +181,7 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
 
 
 def _add_comments(values: dict, others: dict) -> None:
-    """Copy the comments of other yaml values to keys without a comment."""
+    """Copy comments from other yaml values to keys without a comment."""
     values.ca.items.update(
         {k: v for k, v in others.ca.items.items() if k not in values.ca.items}
     )

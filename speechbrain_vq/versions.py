@@ -1,4 +1,4 @@
-"""Versions of packages and of file formats."""
+"""Report package versions, and check file format versions."""
 
 import importlib.metadata
 import platform
@@ -7,8 +7,8 @@ import torch
 
 
 def versions(*others: str) -> str:
-    """Return names and versions of this package, torch, ``others`` and Python,
-    and the machine, separated by commas."""
+    """Return the versions of this package, torch, ``others`` and Python, and
+    the machine, separated by commas."""
     packages = {
         "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
         "torch": torch.__version__,
@@ -20,8 +20,8 @@ def versions(*others: str) -> str:
 
 
 def check_format(place, number, newest: int, version: str | None) -> None:
-    """Raise ValueError if the format of a file, which ``version`` of this
-    package wrote, is newer than ``newest``."""
+    """Raise ValueError if the format of a file, written by ``version`` of this
+    package, is newer than ``newest``."""
     if number not in range(newest + 1):
         raise ValueError(
             f"{place} was written by speechbrain_vq {version}, in format "

@@ -105,5 +105,5 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
 
 def test_a_corpus_that_cannot_be_made_ends_the_demo(tmp_path, capfd):
     result = cli("demo", "--minutes=1e400", f"--output={tmp_path}", code=1)
-    assert "The corpus was not made" in result.output
+    assert "The corpus was not created" in result.output
     assert "Error: minutes must be above 0" in capfd.readouterr().err

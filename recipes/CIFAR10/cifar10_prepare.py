@@ -1,5 +1,5 @@
-"""Data preparation: CIFAR-10 in any format it is published in, and
-Fashion-MNIST, padded to the same size.
+"""Data preparation: CIFAR-10 in any published format, and Fashion-MNIST padded
+to the same size.
 
 Writes the images of each split, bytes [N, C, 32, 32], to ``train.safetensors``,
 ``valid.safetensors`` and ``test.safetensors``. ``images.json``, written last,
@@ -97,7 +97,7 @@ def prepare(
     FileNotFoundError
         If the folder or some of its files are missing.
     ValueError
-        If a file is damaged or has other contents, or ``dataset`` or
+        If a file is damaged or has unexpected contents, or ``dataset`` or
         ``valid_images`` is invalid.
     """
     channels, folder = image_channels(dataset), pathlib.Path(save_folder)
@@ -116,7 +116,7 @@ def prepare(
         images[split] = torch.from_numpy(array)
         if len(array) != whole[dataset]:
             logger.warning(
-                "%s holds %d images for %s, the whole of it is %d",
+                "%s holds %d images for %s, but the complete set has %d",
                 *(data_folder, len(array), split, whole[dataset]),
             )
     number = len(images["train"])
@@ -139,7 +139,7 @@ def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is cut short or damaged ({error}). Delete it and start "
-            "again, to prepare it again from the data."
+            "over to prepare it again from the data."
         ) from error
 
 
@@ -189,7 +189,7 @@ def _files(folder, pattern):
 
 @contextlib.contextmanager
 def _naming(name, dataset):
-    """Raise errors in reading a file as ValueError with its name."""
+    """Turn errors in reading a file into a ValueError with its name."""
     try:
         yield
     except Exception as error:
@@ -229,7 +229,7 @@ def _load_pictures(files, dataset):
         except Exception as error:
             raise FileNotFoundError(
                 f"{HUB_NAMES[dataset]} could not be loaded from the Hub "
-                f"({error}). Give a folder with a copy by --data_folder. "
+                f"({error}). Pass a folder with a copy as --data_folder. "
                 f"{SOURCES[dataset]}."
             ) from error
     elif files[0].suffix == ".parquet":
@@ -257,7 +257,7 @@ def _load_pictures(files, dataset):
 
 
 def _read_sheets(files, split, dataset) -> np.ndarray:
-    """Read pictures that hold an image in each row of pixels."""
+    """Read pictures with an image in each row of pixels."""
     from PIL import Image
 
     sheets = []
@@ -289,7 +289,7 @@ def _read_original(files, split, dataset) -> np.ndarray:
     except ImportError as error:
         raise ImportError(
             f"{files[0]} requires torchvision: pip install torchvision, or "
-            f"take another format. {SOURCES[dataset]}."
+            f"use another format. {SOURCES[dataset]}."
         ) from error
     tar = files[0].name == TAR
     root = files[0].parents[0 if tar else 1]
@@ -372,7 +372,8 @@ def _is_done(folder, contents) -> bool:
 
 
 def _write(folder, images, contents) -> None:
-    """Write the images, and last their description, which marks completeness."""
+    """Write the images, and finally their description, which marks them as
+    complete."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).unlink(missing_ok=True)
     for split in SPLITS:

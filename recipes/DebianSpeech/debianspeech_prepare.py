@@ -5,7 +5,7 @@ About five hours by 18 voices: telephone prompts in English, Spanish, French,
 Italian and Russian (``asterisk-core-sounds-*-g722``, wideband), a Russian reader
 (``festvox-ru``), and names of things in a dozen languages, recorded at home
 (``tuxpaint-stamps-default``). Writes the audio at 16 kHz and manifests in the
-format of MiniSpeech. The voices in ``UNSEEN`` are in the test set only.
+format of MiniSpeech. The voices in ``UNSEEN`` are only in the test set.
 """
 
 import gzip
@@ -45,14 +45,14 @@ TEXTS = tuple(f"asterisk-core-sounds-{lang}" for lang in LANGUAGES)
 READER = "festvox-ru"
 STAMPS = "tuxpaint-stamps-default"
 PACKAGES = (*PROMPTS, *TEXTS, READER, STAMPS)
-# Speakers in the test set only: Carlo is the only Italian voice, tux_es speaks
-# Spanish, as Allison in the training set does.
+# Speakers only in the test set: Carlo is the only Italian voice; tux_es speaks
+# Spanish, like Allison in the training set.
 UNSEEN = frozenset(["Carlo", "tux_es"])
 # Spelled letters, and recordings that are not speech.
 NO_SPEECH = re.compile(r"(^|/)(silence|letters|phonetic)/|beep|tone")
 SHORTEST = 0.5  # Seconds
-# Phrases of one second tell little about a voice and its channel, so they are
-# joined until they last this long, in seconds.
+# One-second phrases reveal little about a voice and its channel, so they are
+# joined to at least this duration, in seconds.
 JOINED = 5.0
 # Paths to unpack from each package.
 _SOUNDS = re.compile(r"\./(usr/share/asterisk/sounds/.+\.g722)")
@@ -71,8 +71,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     their folder.
 
     By a hash of their names, 2 % of the utterances are for validation and 4 %
-    for the test, which also has all utterances of the voices in ``UNSEEN``.
-    Silence, tones and spelled letters are left out.
+    for testing. The test set also has all utterances of the voices in
+    ``UNSEEN``. Silence, tones and spelled letters are excluded.
 
     Arguments
     ---------
@@ -173,7 +173,7 @@ def _read_texts(name: str, package: pathlib.Path) -> dict[tuple[str, str], str]:
 
 
 def _audio(name: str, package: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Write the audio of a package as FLAC, unless written before. Returns the
+    """Write the audio of a package as FLAC, unless already written. Returns the
     length in seconds, speaker and language of each file by path."""
     if not folder.is_dir():
         with (
@@ -221,13 +221,13 @@ def _read_g722(path: pathlib.Path) -> np.ndarray:
         import av
     except ImportError as error:
         raise ImportError(
-            "The prompts are coded in G.722, which requires PyAV: "
+            "The prompts are encoded as G.722, which requires PyAV: "
             "pip install av."
         ) from error
-    # The format must be named, as the files have no header.
+    # The format must be given, because the files have no header.
     with av.open(str(path), format="g722") as container:
         frames = [f.to_ndarray()[0] for f in container.decode(audio=0)]
-    # The zero-length array is for one file that is empty.
+    # The zero-length array is for one empty file.
     return np.concatenate([np.zeros(0, np.int16), *frames])
 
 

@@ -33,16 +33,16 @@ WANTED = re.compile(
     rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
 )
 HOW_TO_GET = how_to_get("festvox-ru")
-# Tolerated difference between the ends of recording and labels, in seconds: in
-# the corpus it is up to 14 ms, and the last label is a pause of 30 ms or more.
+# Tolerated difference between the ends of recording and labels, in seconds. In
+# the corpus, it is up to 14 ms, and the last label is a pause of 30 ms or more.
 TOLERANCE = 0.02
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     """Write manifests for festvox-ru, and return their folder.
 
-    A tenth of the utterances is for validation and a tenth for the test, by a
-    hash of their names. Pauses are labeled SIL.
+    By a hash of their names, a tenth of the utterances is for validation and a
+    tenth for testing. Pauses are labeled SIL.
 
     Arguments
     ---------
@@ -55,7 +55,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     Raises
     ------
     FileNotFoundError
-        If data_folder has no festvox-ru, or a part of it is missing.
+        If data_folder does not contain festvox-ru, or lacks a part of it.
     ValueError
         If the package or its texts are damaged, or a split would be empty.
     """
@@ -86,8 +86,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     if not all(utts.values()):
         numbers = ", ".join(str(len(part)) for part in utts.values())
         raise ValueError(
-            f"{voice} holds too little: train, valid and test get {numbers} "
-            "utterances."
+            f"{voice} holds too few utterances: train, valid and test would "
+            f"get {numbers}."
         )
     if left_out:
         logger.warning("%s: %d utterances were left out", voice, left_out)
@@ -96,8 +96,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 
 
 def find_voice(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Find the folder with wav, lab and etc in the source. A package that is the
-    source, or in it, is unpacked to ``folder``."""
+    """Find the folder with wav, lab and etc in the source. If the source is or
+    contains a package, unpack it to ``folder``."""
     voice = _find_voice(source)
     if voice is None:
         voice = _unpack(_find_package(source), folder / VOICE)

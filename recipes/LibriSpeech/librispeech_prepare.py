@@ -56,22 +56,22 @@ def prepare(
     data_folder : path or str
         The folder LibriSpeech, or its parent. Or a source for ``datasets``:
         ``openslr/librispeech_asr``, or a folder with a copy of it. Its audio is
-        then written unchanged to save_folder, continuing what an earlier call
-        wrote. Or a folder with manifests of any corpus.
+        then written unchanged to save_folder, continuing from an earlier call.
+        Or a folder with manifests of any corpus.
     save_folder : path
         Folder for the manifests.
     lexicon : path, optional
         A file in the format of CMUdict, such as librispeech-lexicon.txt.
     g2p : str, optional
         ``module:function`` for words not in the lexicon. By default, utterances
-        with such words are left out, and a warning counts them.
+        with such words are skipped, with a warning that counts them.
     train, valid, test : str, or iterable of str
-        Parts of the corpus for each split, such as ``train-clean-100``.
+        Parts of the corpus in each split, such as ``train-clean-100``.
     phones : bool
         Whether to convert texts to phones; otherwise no lexicon is needed.
     hours, valid_hours : float, optional
-        Hours to take from the start of each part, for training and for the
-        other two splits. No more is downloaded. None: all.
+        Hours to use from the start of each part, for training and for the other
+        two splits. No more is downloaded. None: all.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
         )
     name = source.as_posix()
     is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-    # If the parent folder exists, a path is meant, not a name on the Hub.
+    # If the parent folder exists, this is a path, not a name on the Hub.
     if is_name and source.parent.is_dir() and name != HUB_NAME:
         raise FileNotFoundError(
             f"There is no folder {source}. It is not taken for a data set on "

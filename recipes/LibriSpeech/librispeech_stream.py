@@ -50,7 +50,7 @@ def stream(
     as LibriSpeech's."""
     audio = folder / "audio" / part
     audio.mkdir(parents=True, exist_ok=True)
-    # A saved state is valid for one version of datasets only.
+    # A saved state is valid only for one version of datasets.
     about = {
         "source": source,
         "datasets": importlib.metadata.version("datasets"),
@@ -80,7 +80,7 @@ def stream(
 
 def open_stream(hparams: dict) -> StreamLoader:
     """Stream the training parts without a copy on disk, as batches of ``id`` and
-    ``sig``, pieces of at most ``longest`` seconds of the utterances.
+    ``sig``, segments of the utterances of at most ``longest`` seconds.
 
     Raises FileNotFoundError if the parts cannot be loaded, and ValueError
     without ``hours`` or with more than one worker."""

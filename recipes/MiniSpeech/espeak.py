@@ -1,4 +1,4 @@
-"""The voices of MiniSpeech, by espeak-ng, with exact phone times.
+"""Synthesize the voices of MiniSpeech with espeak-ng, with exact phone times.
 
 ``speak_all`` runs this file in a new process for every voice, so each import
 here costs time once per voice.
@@ -73,9 +73,9 @@ def speak_all(
     """Synthesize a corpus with one process per voice, ``jobs`` at a time (None:
     one per core).
 
-    The first ``num_speakers`` of VOICES speak, every sixth of them in the test
-    set only. Writes ``<speaker>/<utt>.flac``, and returns the utterances of each
-    split by id."""
+    Uses the first ``num_speakers`` of VOICES, every sixth of them only for the
+    test set. Writes ``<speaker>/<utt>.flac``, and returns the utterances of
+    each split by id."""
     speakers = list(VOICES)[:num_speakers]
     unseen = speakers[::-6]
     seen = [speaker for speaker in speakers if speaker not in unseen]
@@ -118,7 +118,7 @@ def _speak_apart(task: tuple) -> dict[str, dict]:
 def _speak_voice(
     seed: int, speaker: str, quotas: dict[str, float], folder: str
 ) -> dict[str, dict]:
-    """Speak new sentences with one voice until each split has its seconds."""
+    """Synthesize sentences with one voice until each split is long enough."""
     rng = random.Random(f"{seed} {speaker}")
     voice = _Voice(speaker)
     os.makedirs(folder)
@@ -192,7 +192,7 @@ def _open_espeak() -> ctypes.CDLL:
         rate = library.espeak_Initialize(2, 0, os.fsencode(parent), 0x8001)
     if rate != 22050:
         raise RuntimeError(f"espeak-ng cannot start on {data} (code {rate})")
-    # By default the time of day seeds breath and roughness.
+    # By default, the time of day seeds breath and roughness.
     library.espeak_ng_SetRandSeed(1)
     return library
 
@@ -233,7 +233,7 @@ class _Voice:
             self.library.espeak_SetParameter(parameter, value, 0)
         raw = text.encode() + b"\0"
         if self.library.espeak_Synth(raw, len(raw), 0, 1, 0, 1, None, None):
-            raise RuntimeError(f"espeak-ng cannot say {text!r}")
+            raise RuntimeError(f"espeak-ng cannot synthesize {text!r}")
         native = np.frombuffer(b"".join(self.chunks), np.int16) / 32768
         wave = _resample(native) * 10 ** (rng.uniform(-9, 0) / 20)
         return np.clip(wave, -1, 1), _phones(self.events, wave)
@@ -252,8 +252,8 @@ def _resampler() -> np.ndarray:
 
 
 def _resample(wave: np.ndarray) -> np.ndarray:
-    """Resample from 22050 to 16000 Hz. Done here because importing a library in
-    every voice's process would take longer than its resampling."""
+    """Resample from 22050 to 16000 Hz. Implemented here because importing a
+    library in every voice's process would take longer than resampling."""
     bank = _resampler()
     count = -(-len(wave) * _UP // _DOWN)
     padded = np.pad(wave, (_REACH, _REACH + _DOWN))
@@ -267,7 +267,7 @@ def _phones(events: list, wave: np.ndarray) -> list:
     # Stable sort: events at the same sample stay in espeak-ng's order.
     for sample, name in sorted(events, key=lambda event: event[0]):
         start = min(round(sample * _UP / _DOWN), len(wave))
-        # Up to 5 ms (80 samples) before the first phone do not count as a pause.
+        # Less than 5 ms (80 samples) before the first phone is not a pause.
         starts.append(start if start > 80 else 0)
         name = name.lstrip("',")
         names.append(SILENCE if name.startswith("_") else name)
@@ -290,7 +290,7 @@ def _move_to_closures(
 ) -> list[int]:
     """Move the starts of stops from the burst to the closure."""
     block, longest, shortest = 64, 1920, 128  # 4, 120 and 8 ms
-    min_samples = 160  # 10 ms that remain of the phone before a closure
+    min_samples = 160  # 10 ms, kept of the phone before a closure
     quiet = 0.02 * np.percentile(np.abs(wave), 99)
     power = np.concatenate([[0.0], np.cumsum(wave**2)])
     starts = list(starts)

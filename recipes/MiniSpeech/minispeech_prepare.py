@@ -4,7 +4,7 @@ MiniSpeech is an English corpus synthesized offline with espeak-ng: 24 voices,
 exact phone boundaries, and the same bytes from the same seed. From each of these
 sources, manifests are written (see ``speechbrain_vq.dataio.manifests``).
 
-espeak-ng is GPL-3. It comes with the extra ``speechbrain-vq[demo]``, and only the
+espeak-ng is GPL-3. The extra ``speechbrain-vq[demo]`` installs it, and only the
 processes that synthesize the corpus load it.
 """
 
@@ -56,7 +56,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
-# Share of an audio folder's files for validation, and for the test.
+# Fraction of an audio folder's files for validation, and for testing.
 HELD_OUT = 0.05
 # Folders for parts of a corpus, such as dev-clean, are not speakers.
 _SUBSET = re.compile(
@@ -82,7 +82,7 @@ def prepare(
     Arguments
     ---------
     data_folder : path
-        A folder with manifests (used as it is), a folder with ``utts.tsv``
+        A folder with manifests (used unchanged), a folder with ``utts.tsv``
         (see ``prepare_shared``), or a folder with audio files (see
         ``prepare_audio_folder``).
     save_folder : path
@@ -126,9 +126,9 @@ def prepare_minispeech(
     """Generate MiniSpeech, a synthetic English corpus with exact phone times, and
     return its folder.
 
-    Every sixth voice is in the test set only. No sentence is in two splits, with
-    any seed. Every voice speaks at least one sentence in each of its splits, so
-    a very small corpus is longer than ``minutes``.
+    Every sixth voice is only in the test set. With any seed, no sentence is in
+    two splits. Every voice speaks at least one sentence in each of its splits,
+    so a very small corpus is longer than ``minutes``.
 
     Arguments
     ---------
@@ -136,14 +136,14 @@ def prepare_minispeech(
         Folder for ``audio/<speaker>/<utt>.flac`` (16 kHz, mono, 16 bits), the
         manifests and ``phones.item``. It may be moved afterwards.
     minutes : float
-        Minutes of speech in all: 80 % train, 10 % valid, 10 % test.
+        Total minutes of speech: 80 % train, 10 % valid, 10 % test.
     seed : int
         Random seed, which determines the bytes of the corpus.
     num_speakers : int
         Number of voices, from 2 to 24.
     jobs : int, optional
-        Voices to synthesize at a time, one per core if None. The bytes do not
-        depend on it.
+        Number of voices to synthesize in parallel, one per core if None. The
+        bytes do not depend on it.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def prepare_minispeech(
     ValueError
         If minutes or num_speakers is out of range.
     FileExistsError
-        If the folder holds data that this function did not generate.
+        If the folder contains data that this function did not generate.
     """
     folder = pathlib.Path(data_folder)
     corpus = _minispeech(minutes, seed, num_speakers)
@@ -230,17 +230,17 @@ def prepare_audio_folder(
     save_folder.
 
     A twentieth of the files, rounded up, is for validation. With three or more
-    speakers, some that have at least a twentieth of the files are for the test
-    only; with fewer, a twentieth of the files is for the test. Speakers are the
+    speakers, some that together have at least a twentieth of the files are only
+    in the test set; with fewer, a twentieth of the files is. Speakers are the
     subfolders, or else the file names up to the first ``_`` or ``-``. Subfolders
-    for languages (``en``) are skipped if they contain subfolders for speakers.
-    Files that cannot be read completely are left out with a warning.
+    for languages (``en``) are ignored if they contain subfolders for speakers.
+    Files that cannot be read completely are skipped with a warning.
 
     Arguments
     ---------
     audio_folder : path
-        Folder searched recursively for audio files in any format that libsndfile
-        reads, at any sampling rate and with any number of channels.
+        Folder to search recursively for audio files in any format that
+        libsndfile reads, with any sampling rate and number of channels.
     save_folder : path
         Folder for the manifests.
     seed : int
@@ -287,7 +287,7 @@ def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
     """Return the kind of data in a folder: "manifests", "minispeech", "shared" or
     "audio". Raises FileNotFoundError if there is none."""
     if folder.exists() and not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is a file; give a folder.")
+        raise FileNotFoundError(f"{folder} is a file; pass a folder.")
     if make_minispeech and not any(folder.glob("*")):
         return "minispeech"
     if not folder.exists():
@@ -338,22 +338,22 @@ def _warn_if_other_corpus(
         minutes, seed, num_speakers
     ):
         logger.warning(
-            "%s holds MiniSpeech made with %s: it is used as it is",
+            "%s holds MiniSpeech created with %s; it is used unchanged",
             folder,
             {k: corpus.get(k) for k in ("minutes", "seed", "num_speakers")},
         )
 
 
 def _refuse_foreign(folder: pathlib.Path) -> None:
-    """Raise FileExistsError if the folder has data of another origin."""
+    """Raise FileExistsError if the folder has data from another source."""
     is_minispeech = read_corpus(folder).get("corpus") == "minispeech"
     if is_minispeech or _is_interrupted(folder):
         return
     for name in ("audio", "corpus.json", "phones.item", *MANIFESTS):
         if (folder / name).exists():
             raise FileExistsError(
-                f"{folder / name} was not made by MiniSpeech: "
-                "give an empty folder"
+                f"{folder / name} was not created by MiniSpeech: "
+                "use an empty folder"
             )
 
 
@@ -411,7 +411,7 @@ def _read_tables(
 
 
 def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
-    """Return the rows of a table without quoting, after a check of its columns."""
+    """Check the columns of a table without quoting, and return its rows."""
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = set(columns.split()) - set(rows.fieldnames or ())
     if missing:
@@ -447,8 +447,8 @@ def _visible_files(folder: pathlib.Path) -> set[pathlib.Path]:
 def _read_audio(
     source: pathlib.Path, paths: list[pathlib.Path]
 ) -> tuple[dict[str, dict], str]:
-    """Return the entries of files that can be read completely, and what was taken
-    for their speakers (see ``find_speakers``)."""
+    """Return the entries of completely readable files, and what was used as
+    their speakers (see ``find_speakers``)."""
     usable = usable_files(paths)
     lengths = {path.relative_to(source): s for path, s in usable.items()}
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
@@ -472,7 +472,7 @@ def find_speakers(
     paths: list[pathlib.Path], default: str
 ) -> tuple[dict[pathlib.Path, str], str]:
     """Infer the speaker of each recording from its path below the folder, or
-    ``default``. Also returns what was taken for speakers, or "" if nothing was.
+    use ``default``. Also returns what was used as speakers, or "" if nothing.
 
     >>> paths = [pathlib.Path(f"{who}_{n}.wav") for who in "ab" for n in "12"]
     >>> find_speakers(paths, "me")[1]
@@ -508,7 +508,8 @@ def _is_language(name: str) -> bool:
 
 
 def _are_speakers(names: dict[pathlib.Path, str]) -> bool:
-    """Return whether there are several names, for two or more files on average."""
+    """Return whether there are several names, with an average of at least two
+    files each."""
     return 1 < len(set(names.values())) <= len(names) / 2
 
 
@@ -536,7 +537,7 @@ def _split(
         raise ValueError(
             f"{source} holds too few readable audio files, {len(order)}: none "
             f"is left to train on after {part} for validation and {len(test)} "
-            "for the test. Add files, or cut long ones into pieces."
+            "for testing. Add files, or cut long ones into pieces."
         )
     split_of = {
         **dict.fromkeys(seen, "train"),
@@ -550,7 +551,7 @@ def _split(
 
 
 def _held_out(speakers: list[str], sizes: dict[str, int], part: int) -> set:
-    """Choose test-only speakers with ``part`` files, at most about twice as many."""
+    """Choose test-only speakers with ``part`` to about twice as many files."""
     if len(speakers) < 3:
         return set()
     chosen = []
@@ -558,7 +559,7 @@ def _held_out(speakers: list[str], sizes: dict[str, int], part: int) -> set:
         count = sum(sizes[s] for s in chosen)
         if count < part and count + sizes[name] <= 2 * part:
             chosen.append(name)
-    # If every speaker has more files than that, take the smallest one.
+    # If every speaker has more files, choose the one with the fewest.
     return set(chosen or [min(speakers, key=lambda name: sizes[name])])
 
 

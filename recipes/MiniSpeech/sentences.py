@@ -1,4 +1,4 @@
-"""Texts of MiniSpeech: English sentences generated from templates."""
+"""Generate the texts of MiniSpeech: English sentences from templates."""
 
 import random
 import re
@@ -35,8 +35,8 @@ TEMPLATES = (
 def sentences(rng: random.Random, split: str) -> Iterator[str]:
     """Yield an endless stream of different sentences of one split.
 
-    The split is a function of the text, so no sentence is in two splits,
-    whichever voice speaks it.
+    The split is a function of the text, so no sentence is in two splits, for
+    any voice.
 
     >>> next(sentences(random.Random(0), "train"))
     'Your measure and some royal choir admired some thing without a sound.'

@@ -35,13 +35,13 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     ROOT,
 )
 
-# Fonts that look handwritten, and different from each other.
+# Fonts that look handwritten, and differ from each other.
 HANDS = (
     "Joscelyn-Regular Isabella femkeklaver Breip dkg Rufscript010 Kristi "
     "DancingScript-Regular BecauseWeBuild-Regular BecauseWeConnect-Regular "
     "Delphine SteveHand KaushanScript-Regular Ecolier-court"
 ).split()
-# Words of Dutch ships' journals of the time.
+# Words from Dutch ships' journals of the time.
 WORDS = (
     "den de het een van met ende op in te tot aen "  # codespell:ignore
     "bij naer voor uijt over onder wij sij hij ons "  # codespell:ignore
@@ -75,8 +75,8 @@ def render(
 ) -> None:
     """Write a corpus with one scribe per font, completely or not at all.
 
-    The output is a ``data_folder`` for the recipe. Nothing is done if it holds
-    this corpus already; FileExistsError is raised if it holds something else.
+    The output is a ``data_folder`` for the recipe. Does nothing if it already
+    contains this corpus; raises FileExistsError if it contains anything else.
     Texts and strokes depend on the seed."""
     settings = {
         "what": "rendered with fonts, a stand-in for ScribbleLens",
@@ -90,7 +90,7 @@ def render(
         return
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(
-            f"{output} holds something else: give another folder, or remove it."
+            f"{output} holds something else: use another folder, or remove it."
         )
     with atomic_folder(output) as folder:
         _write_corpus(folder / ROOT, fonts, lines, seed)
@@ -98,8 +98,8 @@ def render(
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
-    """Find fonts in files and folders. Of a folder with fonts in ``HANDS``, only
-    these are taken."""
+    """Find fonts in files and folders. If a folder has fonts in ``HANDS``, use
+    only these."""
     chosen = []
     for path in map(pathlib.Path, places):
         fonts = [path] if path.is_file() else []
@@ -151,7 +151,7 @@ def render_line(
 
     x, y = np.arange(width), np.arange(height)
     steps = rng.normal(size=width // (25 * SCALE) + 2).cumsum()
-    # Zero drift at both ends keeps the text on the sheet.
+    # Zero drift at both ends keeps the text within the image.
     steps -= np.linspace(steps[0], steps[-1], len(steps))
     drift = x + 0.6 * SCALE * _smooth(steps, width)
     knots = rng.normal(size=width // (60 * SCALE) + 2)

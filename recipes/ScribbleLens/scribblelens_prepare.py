@@ -1,7 +1,7 @@
 """Data preparation: ScribbleLens v1.2 (openslr 84), lines of Dutch handwriting
 of the 16th to 18th century, from its zip archive or its unpacked folder.
 
-The README of the recipe describes the layout, and names what is not verified.
+The recipe's README describes the layout, and states what is not verified.
 Writes SpeechBrain manifests (``train.json``, ``valid.json``, ``test.json``). The
 archive has no validation set, so every tenth training page is held out.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 ROOT = "scribblelens.corpus.v1"
 ALIGNMENTS = "scribblelens.paths.*.zip"
 HEIGHT = 32
-# Characters in transcripts but not in alignments; DistSup drops them, too.
+# Characters in transcripts but not in alignments; DistSup also drops them.
 UNWRITTEN = str.maketrans("", "", ".'")
 BLANK = "*"
 # Exceptions that damaged files raise, inside an archive or on disk.
@@ -62,7 +62,7 @@ def prepare(
     colour : str
         Kind of images: ``"bw"`` (as in the paper), ``"gray"`` or ``"color"``.
     scribe : str, optional
-        Scribe whose lines are taken, such as ``"tasman"``; all by default.
+        Scribe whose lines to use, such as ``"tasman"``; all by default.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def prepare(
 
 class LineImages:
     """Reader of line images, scaled to a height of 32 pixels, with a cache.
-    ``source`` is that in ``prepared.json``."""
+    ``source`` is the one in ``prepared.json``."""
 
     def __init__(self, source: str | pathlib.Path):
         self.source = pathlib.Path(source)
@@ -135,8 +135,8 @@ def find_corpus(data_folder: pathlib.Path):
 
 
 def find_alignments(root, source: pathlib.Path):
-    """Find the forced alignments, an archive or files beside the images. Returns
-    the path of their ``scribblelens.corpus.v1``."""
+    """Find the forced alignments, an archive or files next to the images.
+    Returns the path of their ``scribblelens.corpus.v1``."""
     beside = source if source.is_dir() else source.parent
     corpora = sorted((root / "corpora").iterdir(), key=str)
     alignments = sorted(beside.glob(ALIGNMENTS))
@@ -218,8 +218,8 @@ def read_alignment(text: str) -> list[str]:
     rows = [row.split() for row in rows if row.strip()]
     if len(rows) != int(words[1]) or any(len(row) != 4 for row in rows):
         raise ValueError(
-            f"the alignment has {len(rows)} rows of 'x x+1 symbol score', its "
-            f"header says {words[1]}"
+            f"the alignment has {len(rows)} rows of 'x x+1 symbol score', but "
+            f"its header states {words[1]}"
         )
     spaces = ("_", "SPACE")
     return [" " if row[2] in spaces else row[2] for row in rows]
@@ -228,8 +228,8 @@ def read_alignment(text: str) -> list[str]:
 def find_characters(symbols: Sequence[str], text: str) -> list[list]:
     """Find the extent [x0, x1, character] of each character, in columns.
 
-    An alignment has one run of columns for a double letter. If it agrees with
-    the transcript otherwise, the run is divided equally between the letters.
+    An alignment has one run of columns for a double letter. If it otherwise
+    matches the transcript, the run is divided equally between the letters.
 
     >>> find_characters("*zzeeee*e", "zee")
     [[1, 3, 'z'], [3, 7, 'e'], [8, 9, 'e']]

@@ -46,29 +46,29 @@ def prepare(
 ) -> pathlib.Path:
     """Write manifests for VCTK, and return their folder.
 
-    No sentence is in two splits, whoever reads it. Every speaker is in the
-    training set, except a few who are in the test set only; their recordings of
-    training and validation sentences are left out. p315 has no texts: its
-    recordings are split by name, with empty words, and may contain sentences
-    that others read in another split.
+    No sentence is in two splits, even with different readers. Every speaker is
+    in the training set, except for a few who are only in the test set; their
+    recordings of training and validation sentences are skipped. p315 has no
+    texts: its recordings are split by name, with empty words, and may contain
+    sentences that other speakers read in another split.
 
     Arguments
     ---------
     data_folder : path
         The folder of version 0.92, with ``wav48_silence_trimmed``, ``txt`` and
         ``speaker-info.txt``, or of 0.80, with ``wav48``; or its parent. A folder
-        with manifests is used as it is.
+        with manifests is used unchanged.
     save_folder : path
         Folder for the manifests.
     mic : str
         Microphone of version 0.92, ``mic1`` or ``mic2``. Utterances without
-        ``mic2``, such as those of p280, are left out.
+        ``mic2``, such as those of p280, are skipped.
     seed : int
         Random seed of the splits and of the unseen speakers.
     unseen_speakers : int
-        Number of speakers in the test set only.
+        Number of speakers who are only in the test set.
     valid_fraction, test_fraction : float
-        Share of the sentences in each split, rounded up.
+        Fraction of the sentences in each split, rounded up.
 
     Raises
     ------

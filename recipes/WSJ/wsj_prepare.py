@@ -2,7 +2,7 @@
 
 CSR-I (WSJ0, LDC93S6A) and CSR-II (WSJ1, LDC94S13A). By the lists on the discs,
 train_si284 is for training, dev93 (h1_p0) for validation, and eval92 (si_et_20)
-for the test. The corpus has no phones: a lexicon provides them.
+for testing. The corpus has no phones: a lexicon provides them.
 """
 
 import logging
@@ -35,7 +35,7 @@ LISTS = {
 }
 COMPLETE = {"train": 37416, "valid": 503, "test": 333}
 DISC = re.compile(r"\d+[-_]\d+\.\d+")
-# Utterances that are listed, but on no disc.
+# Utterances that are listed, but not on any disc.
 NOT_THERE = "wsj0/si_tr_s/401/"
 # In order of preference: a .wav is the output of sph2pipe.
 AUDIO = (".wav", ".sph", ".wv1")
@@ -46,7 +46,7 @@ LAYOUT = (
     "merged to wsj0 and wsj1. LDC has them as LDC93S6A and LDC94S13A."
 )
 CONVERT = (
-    "With LDC's sph2pipe, write readable copies beside the files: "
+    "With LDC's sph2pipe, write readable copies next to the files: "
     r"`find DATA \( -iname '*.wv1' -o -iname '*.sph' \) "
     """-exec sh -c 'sph2pipe -p -f wav "$1" "${1%.*}.wav"' _ {} \\;`"""
 )
@@ -70,7 +70,7 @@ def prepare(
         A file in the format of CMUdict.
     g2p : str, optional
         ``module:function`` for words not in the lexicon. By default, utterances
-        with such words are left out, and a warning counts them.
+        with such words are skipped, with a warning that counts them.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def clean(text: str) -> str:
     the name at its end.
 
     Noises, pauses, and marks of emphasis, lengthening and slips are removed.
-    Spoken punctuation, such as ``,COMMA``, stays.
+    Spoken punctuation, such as ``,COMMA``, is kept.
 
     >>> clean("[door_slam] THE *FEDERAL* RE:SERVE . !SAID ,COMMA <YES> ~")
     'THE FEDERAL RESERVE SAID ,COMMA YES'

@@ -1,4 +1,4 @@
-"""Unpack Debian packages that ``apt-get download`` fetched."""
+"""Unpack Debian packages fetched with ``apt-get download``."""
 
 import pathlib
 import re
@@ -11,9 +11,9 @@ from typing import IO
 def unpack(
     package: pathlib.Path, pattern: re.Pattern, folder: pathlib.Path
 ) -> None:
-    """Unpack those files of a package (``NAME_VERSION_ARCH.deb``) whose whole
-    path matches a pattern. The pattern's first group is the path to write,
-    relative to the folder."""
+    """Unpack files of a package (``NAME_VERSION_ARCH.deb``) whose whole path
+    matches a pattern. The pattern's first group is the path to write, relative
+    to the folder."""
     with open(package, "rb") as file:
         names = []
         for name, size in _members(file, package):
@@ -30,7 +30,7 @@ def unpack(
             _copy_matches(file, package, pattern, folder)
             return
     raise ValueError(
-        f"{package} is no Debian package: it has no data.tar (members: "
+        f"{package} is not a Debian package: it has no data.tar (members: "
         f"{', '.join(names) or 'none'})."
     )
 
@@ -38,9 +38,10 @@ def unpack(
 def _members(
     file: IO[bytes], package: pathlib.Path
 ) -> Iterator[tuple[str, int]]:
-    """Yield name and size of the members of an ar archive, with ``file`` at each."""
+    """Yield the name and size of each member of an ar archive, with ``file``
+    positioned at it."""
     if file.read(8) != b"!<arch>\n":
-        raise ValueError(f"{package} is no Debian package.")
+        raise ValueError(f"{package} is not a Debian package.")
     while len(header := file.read(60)) == 60:
         name = header[:16].decode("ascii", "replace").strip().rstrip("/")
         size, start = int(header[48:58]), file.tell()
@@ -81,7 +82,7 @@ def _copy_matches(
 
 
 def how_to_get(*packages: pathlib.Path | str) -> str:
-    """Return a sentence, without full stop, on how to fetch packages, given by
+    """Return a sentence, without a period, on how to fetch packages, given by
     name or by file.
 
     >>> how_to_get("festvox-ru_0.5+dfsg-6_all.deb")

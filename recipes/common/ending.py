@@ -1,4 +1,4 @@
-"""Show the results of a run at its end, and the commands to run next."""
+"""Show the results at the end of a run, and the commands to run next."""
 
 import logging
 import pathlib

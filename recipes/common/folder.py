@@ -1,10 +1,10 @@
-"""Train on a folder of recordings by a recipe.
+"""Train a recipe on a folder of recordings.
 
 > python folder.py TRAIN.PY FOLDER HPARAMS.yaml --output_folder=RUN
 
-It writes manifests of the folder to the run folder, chooses the codebook size
+This writes manifests of the folder to the run folder, chooses the codebook size
 and the number of steps by the amount of audio, and runs the recipe's train.py,
-which ends with a report. Further arguments go to the recipe.
+which finally writes a report. Further arguments go to the recipe.
 """
 
 import logging
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 SECONDS_PER_CODE = 1.0
 SMALLEST_CODEBOOK, LARGEST_CODEBOOK = 16, 512
 VALIDATIONS = 16
-# By recipe: the factor on the steps of unit discovery, and overrides that suit
+# By recipe: a factor on the steps of unit discovery, and overrides that suit
 # minutes of speech and a CPU.
 OPTIONS = {
     "speech-codec": (2, {}),
@@ -60,7 +60,7 @@ OPTIONS = {
 
 
 def choose(seconds: float, recipe: str) -> dict[str, int]:
-    """Choose overrides of a recipe's yaml by the seconds of training speech.
+    """Choose overrides for a recipe's yaml by the seconds of training speech.
 
     >>> choose(14.5 * 60, "unit-discovery")
     {'codebook_size': 512, 'number_of_steps': 800}
@@ -77,11 +77,11 @@ def choose(seconds: float, recipe: str) -> dict[str, int]:
 
 
 def main(argv: list[str]) -> None:
-    """Prepare a folder, and run a recipe on it. ``argv`` holds the arguments
-    after the name of this script. `speechbrain-vq train` has checked them, and
+    """Prepare a folder, and run a recipe on it. ``argv`` has the arguments
+    after the name of this script, which `speechbrain-vq train` has checked. It
     always passes the output folder."""
     script, folder, yaml, *options = argv
-    # This script handles --strict; the recipe does not know it.
+    # This script handles --strict, which is not an option of the recipe.
     strict = "--strict=True" in options
     options = [o for o in options if not o.startswith("--strict")]
     _, run_opts, given = split_arguments([yaml, *options])
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
         _refuse_unreadable(pathlib.Path(folder))
     _check_folder(pathlib.Path(folder), run)
     manifests = _prepare(folder, run)
-    # The recipe uses a data folder that holds manifests as it is.
+    # The recipe uses a data folder with manifests unchanged.
     chosen = {
         "output_folder": run,
         "data_folder": manifests,
@@ -124,13 +124,14 @@ def main(argv: list[str]) -> None:
 
 
 def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
-    """Raise ValueError if the run has begun on another folder, whose manifests
-    would be replaced. A run may continue after its folder was moved."""
+    """Raise ValueError if the run was started on another folder, whose
+    manifests would be replaced. A run may continue after its folder was
+    moved."""
     before = read_corpus(run / "manifests").get("data_root")
     is_other = before is not None and pathlib.Path(before) != folder.resolve()
     if _has_begun(run) and is_other and pathlib.Path(before).is_dir():
         raise ValueError(
-            f"{run} holds a run on {before}, not on {folder}: name another "
+            f"{run} holds a run on {before}, not on {folder}: use another "
             "--out, or remove this one."
         )
 
@@ -143,8 +144,8 @@ def _has_begun(run: pathlib.Path) -> bool:
 def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
     """Write the manifests of a folder to the run folder, and return their folder.
 
-    A run that has begun keeps its splits. If the recordings have changed,
-    ValueError is raised: a new split could test on training recordings."""
+    A run that has started keeps its splits. Raises ValueError if the recordings
+    have changed: a new split could put training recordings in the test set."""
     manifests = run / "manifests"
     if not (_has_begun(run) and has_manifests(manifests)):
         return prepare(folder, manifests)
@@ -159,8 +160,8 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
             raise ValueError(
                 f"The recordings in {folder} are not those that the run in "
                 f"{run} began with: {len(now.keys() - before.keys())} are new, "
-                f"{len(before.keys() - now.keys())} are gone. Bring them back "
-                "to go on with it, or name another --out for a new run."
+                f"{len(before.keys() - now.keys())} are gone. Restore them to "
+                "continue it, or use another --out for a new run."
             )
         if if_main_process() and read_corpus(updated) != read_corpus(manifests):
             replace_folder(updated, manifests)
@@ -177,7 +178,7 @@ def _splits(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:
-    """Return the `speechbrain-vq train` command that starts this run, as words."""
+    """Return the words of the `speechbrain-vq train` command for this run."""
     words = ["speechbrain-vq", "train", folder]
     recipe_folder = pathlib.Path(script).parent
     for name, recipe in FOLDER_RECIPES.items():
@@ -193,7 +194,7 @@ def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:
 
 
 def _refuse_unreadable(folder: pathlib.Path) -> None:
-    """Raise ValueError if some audio of a folder cannot be read."""
+    """Raise ValueError if any audio in a folder cannot be read."""
     if has_manifests(folder):
         items = [read_manifest(manifest_path(folder, s)) for s in SPLITS]
         paths = [item["wav"] for part in items for item in part.values()]
@@ -206,7 +207,7 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
     if errors:
         raise ValueError(
             f"{folder}: {len(errors)} of {len(paths)} files cannot be used: "
-            f"{count_reasons(errors)}. Omit --strict to leave them out."
+            f"{count_reasons(errors)}. Omit --strict to skip them."
         )
 
 

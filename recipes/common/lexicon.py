@@ -17,10 +17,10 @@ G2P = Callable[[str], str | Iterable[str]]
 
 def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
     """Read a lexicon in the format of CMUdict and librispeech-lexicon.txt, and
-    return the phones of each word, which is in capitals.
+    return the phones of each uppercase word.
 
     A line has a word and its phones. The first of several pronunciations is
-    taken, without stress digits. Lines that start with ``;;;`` and text after
+    used, without stress digits. Lines that start with ``;;;`` and text after
     ``#`` are comments.
 
     >>> read_lexicon(pathlib.Path("cmudict.dict"))["TEA"]  # doctest: +SKIP
@@ -56,7 +56,7 @@ def find_g2p(name: str) -> G2P:
     ['t', 'e', 'a']
     """
     # A script can import from its own folder, but not from the current one. The
-    # path stays in place, because the function may import modules itself.
+    # path is not removed again, because the function may import modules itself.
     current = str(pathlib.Path.cwd())
     if current not in sys.path:
         sys.path.append(current)
@@ -73,9 +73,9 @@ def find_g2p(name: str) -> G2P:
 
 
 class Pronouncer:
-    """Converter of texts to phones that counts words without phones. It uses a
-    lexicon (see ``read_lexicon``), a ``module:function`` (see ``find_g2p``), or
-    both, in which case the function gets words not in the lexicon.
+    """Converter from texts to phones that counts words without phones. It uses
+    a lexicon (see ``read_lexicon``), a ``module:function`` (see ``find_g2p``),
+    or both: the function then gets the words that are not in the lexicon.
 
     Example
     -------
@@ -131,7 +131,7 @@ class Pronouncer:
 
     def log_unknown(self, name: str) -> None:
         """Warn about words without phones, and the number of utterances that a
-        corpus loses by them."""
+        corpus loses because of them."""
         if not self.unknown:
             return
         common = [f"{word} ({n})" for word, n in self.unknown.most_common(10)]

@@ -1,4 +1,4 @@
-"""Loggers of a run's metrics, and the filter of its console."""
+"""Log the metrics of a run, and filter its console output."""
 
 import hashlib
 import logging
@@ -27,8 +27,8 @@ class Sample(NamedTuple):
 
 
 class LoggerGroup(TrainLogger):
-    """Log the metrics of a run with several loggers, of which the last also
-    logs pictures and audio."""
+    """Log the metrics of a run with several loggers; the last one also logs
+    images and audio."""
 
     def __init__(self, *loggers):
         self.loggers = loggers
@@ -42,8 +42,8 @@ class LoggerGroup(TrainLogger):
     def log_media(
         self, step: int, samples: dict[str, Sample], counts: torch.Tensor
     ) -> None:
-        """Log validation utterances by name, and the counts of codes [C, K] in
-        the validation."""
+        """Log validation utterances by name, and the code counts [C, K] of the
+        validation."""
         log = self.loggers[-1].log_one
         for name, sample in samples.items():
             log(step, f"{name}/spectrogram", picture(sample))
@@ -55,7 +55,7 @@ class LoggerGroup(TrainLogger):
 
 
 class StepLogger(TrainLogger):
-    """Base class of loggers over optimizer steps, continued in resumed runs."""
+    """Base class of loggers over optimizer steps that resumed runs continue."""
 
     @main_process_only
     def log_stats(
@@ -76,7 +76,7 @@ class StepLogger(TrainLogger):
 
 
 class StepTensorboardLogger(StepLogger):
-    """Log to TensorBoard in a run folder, first the hyperparameters."""
+    """Log to TensorBoard in a run folder, starting with the hyperparameters."""
 
     def __init__(self, folder, hparams):
         from torch.utils.tensorboard import SummaryWriter
@@ -106,7 +106,7 @@ class StepTensorboardLogger(StepLogger):
 
 
 class StepWandBLogger(StepLogger):
-    """Log to Weights & Biases, as a run of the name of its folder."""
+    """Log to Weights & Biases, as a run named after its folder."""
 
     def __init__(self, folder, hparams):
         import wandb
@@ -115,7 +115,7 @@ class StepWandBLogger(StepLogger):
         if if_main_process():
             self.run = wandb.init(
                 project="speechbrain-vq",
-                # It depends on the folder alone, so a resumed run keeps it.
+                # It depends only on the folder, so a resumed run keeps it.
                 id=hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[
                     :12
                 ],
@@ -149,8 +149,8 @@ LOGGERS = {
 
 
 def picture(sample: Sample) -> torch.Tensor:
-    """Draw the original above the reconstruction, and between them a strip of
-    the tokens with a color for each code. Returns [H, W, 3] in 0..255."""
+    """Draw the original above the reconstruction, and between them the tokens,
+    with a color for each code. Returns [H, W, 3] in 0..255."""
     width = len(sample.original)
     mels = torch.stack([sample.original, sample.decoded[:width]])
     low, high = mels.aminmax()
@@ -166,19 +166,19 @@ def picture(sample: Sample) -> torch.Tensor:
 
 
 class ConsoleFilter(logging.Filter):
-    """Filter that shows messages of this package, and warnings of any."""
+    """Filter that shows this package's messages, and warnings from any."""
 
     def filter(self, record):
         """Return whether to show a record."""
         is_own = record.name.startswith(("speechbrain_vq", "__main__"))
-        # Every validation saves and deletes checkpoints: not worth a line.
+        # Every validation saves and deletes checkpoints.
         is_own = is_own and record.name != "speechbrain_vq.training.resume"
         return is_own or record.levelno >= logging.WARNING
 
 
 def add_logger(hparams: dict[str, Any], name: str) -> None:
-    """Replace ``train_logger`` by one that also logs to ``"tensorboard"`` or
-    ``"wandb"``; ``"file"`` keeps that of the yaml."""
+    """Replace ``train_logger`` with one that also logs to ``"tensorboard"`` or
+    ``"wandb"``; ``"file"`` keeps the one in the yaml."""
     if name not in LOGGERS:
         raise ValueError(
             f"--logger={name}: it must be one of {', '.join(LOGGERS)}."

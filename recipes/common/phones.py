@@ -1,4 +1,4 @@
-"""Phones in manifests as CTC targets, and the error rate of a recognizer."""
+"""Read phones as CTC targets, and measure a recognizer's error rate."""
 
 import logging
 import pathlib
@@ -30,8 +30,8 @@ def phone_names(item: dict[str, Any]) -> list[str]:
 def read_split(
     hparams: dict, folder: pathlib.Path, split: str, token_rate: float
 ) -> DynamicItemDataset:
-    """Read the usable utterances of a split: those with phones, with no more
-    phones than tokens, and of at most ``longest`` seconds."""
+    """Read the usable utterances of a split: those of at most ``longest``
+    seconds that have phones, but no more phones than tokens."""
     path = folder / f"{split}.json"
     data = read_dataset(folder, split).data
     total = len(data)
@@ -55,7 +55,7 @@ def read_split(
             "without phones, or with more of them than frames",
             *(path, total - len(data), total, hparams["longest"]),
         )
-    # A new data set: the old one holds the ids and keys it was built with.
+    # A new data set, because the old one stores the ids and keys of its items.
     return DynamicItemDataset(data)
 
 
@@ -84,9 +84,9 @@ def add_labels(
 
 
 class PhoneErrorsMixin:
-    """Mixin for a Brain whose hparams have a ``label_encoder``: computes the CTC
-    loss, and the phone error rate (%) in validation and test. Put it before
-    ``StagesMixin`` in the bases."""
+    """Mixin for a Brain whose hparams have a ``label_encoder``. It computes the
+    CTC loss and, in validation and test, the phone error rate (%). List it
+    before ``StagesMixin`` in the bases."""
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the error counts."""

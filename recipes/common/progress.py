@@ -1,4 +1,4 @@
-"""Progress bar, validation lines and the expected duration of a run."""
+"""Show the progress, validations and expected duration of a run."""
 
 import logging
 import random
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 class ProgressMixin:
     """Mixin that shows one progress bar over all steps of a run, instead of
-    SpeechBrain's bar for each epoch. Put it before ``VQBrain`` in the bases. The
-    bar is shown on a terminal only."""
+    SpeechBrain's bar for each epoch. List it before ``VQBrain`` in the bases.
+    The bar is shown only on a terminal."""
 
     bar = None
 
@@ -53,8 +53,8 @@ class ProgressMixin:
 def validation_line(
     step: int, total: int | None, stats: dict[str, float], usage: dict
 ) -> str:
-    """Format a validation as one line. ``usage`` has no ``perplexity`` in the
-    warm-up, when nothing is quantized.
+    """Format a validation as one line. ``usage`` has no ``perplexity`` during
+    the warm-up, when nothing is quantized.
 
     >>> validation_line(50, 800, {"reconstruction_error": 0.25}, {})
     'Step 50 of 800: reconstruction error 0.25, not quantizing yet (warm-up)'
@@ -68,7 +68,7 @@ def validation_line(
 
 
 def of_codes(usage: dict) -> str:
-    """Format the share of codes used.
+    """Format the percentage of codes used.
 
     >>> of_codes({"perplexity": 281.0, "used_codes_percent": 93.2})
     '93 % of codes used'
@@ -79,7 +79,7 @@ def of_codes(usage: dict) -> str:
 
 
 def seconds_per_step(brain: sb.Brain, dataset) -> float:
-    """Measure the seconds of a training step without changing the model: it runs
+    """Measure the seconds per training step. The model does not change: it runs
     in evaluation mode, without an optimizer step."""
     number = min(brain.hparams.batch_size, len(dataset))
     # Spread out, because neighbors often share a speaker and a length.
@@ -88,13 +88,13 @@ def seconds_per_step(brain: sb.Brain, dataset) -> float:
     brain.on_stage_start(sb.Stage.TRAIN)
     brain.modules.eval()
     with torch.random.fork_rng(), torch.enable_grad():
-        for _ in range(2):  # The first step is slower, and not counted.
+        for _ in range(2):  # The first step is slower and not counted
             start = time.perf_counter()
             batch = PaddedBatch([dataset[i] for i in indices])
             outputs = brain.compute_forward(batch, sb.Stage.TRAIN)
             loss = brain.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             loss.backward()
-            loss.item()  # Wait for the GPU.
+            loss.item()  # Wait for the GPU
             seconds = time.perf_counter() - start
     brain.modules.zero_grad(set_to_none=True)
     random.setstate(python_state)

@@ -1,4 +1,4 @@
-"""Check whether a run may resume from the checkpoints in its folder."""
+"""Check whether a run can resume from the checkpoints in its folder."""
 
 import pathlib
 from typing import Any
@@ -24,7 +24,7 @@ PLACES = ("output_folder", "save_folder", "manifest_folder", "train_log")
 
 
 def check_resume(hparams_file: str, overrides: str) -> None:
-    """Raise ValueError if the output folder holds a run with other
+    """Raise ValueError if the output folder contains a run with different
     hyperparameters, whose checkpoint would be loaded and results overwritten."""
     with open(hparams_file, encoding="utf-8") as file:
         hparams = YAML().load(resolve_references(file, overrides).read())
@@ -41,13 +41,13 @@ def check_resume(hparams_file: str, overrides: str) -> None:
     if changed:
         raise ValueError(
             f"{folder} holds a run with other values: "
-            f"{'; '.join(changed[:5])}. Give the old values to resume it, name "
+            f"{'; '.join(changed[:5])}. Use the old values to resume it, use "
             "another --out, or remove this folder."
         )
 
 
 def _values(values: dict[str, Any]) -> dict[str, Any]:
-    """Select the plain values of a yaml and those of its preset that matter."""
+    """Select a yaml's plain values, and its preset's relevant values."""
     plain = {
         key: value
         for key, value in values.items()
@@ -59,5 +59,5 @@ def _values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value):
-    """Return a mapping without its yaml tag, so that only contents compare."""
+    """Return a mapping without its yaml tag, to compare only the contents."""
     return dict(value) if isinstance(value, dict) else value

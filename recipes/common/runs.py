@@ -1,4 +1,4 @@
-"""Start, training loop and end of a recipe's run."""
+"""Start, train and finish the run of a recipe."""
 
 import atexit
 import contextlib
@@ -39,7 +39,7 @@ from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
 
-# Limit of items in an epoch of repeated recordings.
+# Maximum number of items in an epoch of repeated recordings.
 MAX_ITEMS = 10_000_000
 
 CONSOLE = pathlib.Path(__file__).with_name("console.yaml")
@@ -51,7 +51,7 @@ atexit.register(_HELD.close)
 
 class StagesMixin:
     """Mixin for a Brain that logs its stages, saves a checkpoint after each
-    validation, and keeps the metrics of the test in ``results``. Only the latest
+    validation, and stores the test metrics in ``results``. Only the latest
     checkpoint and the one with the lowest ``least`` are kept."""
 
     # Names of the objective, and of the metric that selects a checkpoint.
@@ -85,11 +85,12 @@ class StagesMixin:
 
 
 class AnnealingBrain(StagesMixin, ProgressMixin, VQBrain):
-    """Brain whose learning rates fall linearly to 0 at the end of the run, so
+    """Brain whose learning rates decay linearly to 0 at the end of the run, so
     that the codebook can catch up with the encoder.
 
-    The rates depend on the step alone. Optional ``hparams``: ``anneal``, the share
-    of the run in which they fall, and ``lr_warmup``, steps in which they rise first.
+    The rates depend only on the step. Optional ``hparams``: ``anneal``, the
+    fraction of the run over which they decay, and ``lr_warmup``, the number of
+    initial steps over which they rise.
     """
 
     def on_fit_start(self):
@@ -98,10 +99,10 @@ class AnnealingBrain(StagesMixin, ProgressMixin, VQBrain):
         _, steps = run_length(self)
         share = getattr(self.hparams, "anneal", None) or 0.0
         if not 0 <= share <= 1:
-            raise ValueError(f"--anneal={share}: a share is from 0 to 1.")
+            raise ValueError(f"--anneal={share}: must be between 0 and 1.")
         if steps is None and share:
             raise ValueError(
-                "--anneal requires a run of known length: give "
+                "--anneal requires a run of known length: set "
                 "number_of_steps or number_of_epochs."
             )
         steps = steps or math.inf
@@ -121,7 +122,7 @@ class AnnealingBrain(StagesMixin, ProgressMixin, VQBrain):
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rates of the next step."""
-        # Counted from 1, because a warm-up has rate 0 at step 0.
+        # Counted from 1, because the rate at step 0 of a warm-up is 0.
         for name, schedule in self.lr_schedules.items():
             schedule(self.optimizers_dict[name], self.optimizer_step + 1)
 
@@ -147,9 +148,9 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     run folder.
 
     The command line has the yaml file, run options, overrides, and optionally
-    ``--logger=tensorboard`` or ``wandb``. Raises ValueError if one of them is
-    wrong or the folder holds a run with other hyperparameters, and
-    BlockingIOError if another process trains in the folder."""
+    ``--logger=tensorboard`` or ``wandb``. Raises ValueError if any of them is
+    invalid or the folder contains a run with different hyperparameters, and
+    BlockingIOError if another process is training in the folder."""
     loggers = [arg for arg in argv if arg.startswith("--logger=")]
     hparams_file, run_opts, overrides = parse_arguments(
         [arg for arg in argv if arg not in loggers]
@@ -166,7 +167,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
         overrides=overrides,
         log_config=CONSOLE,
     )
-    # SpeechBrain has copied the file that called it: this one, not train.py.
+    # SpeechBrain has copied its caller: this file, not train.py.
     run_on_main(_keep_script, args=[pathlib.Path(hparams["output_folder"])])
     for argument in loggers:
         add_logger(hparams, argument.removeprefix("--logger="))
@@ -191,8 +192,8 @@ def _keep_script(folder: pathlib.Path) -> None:
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
     """Write the manifests, one process at a time, and return their folder.
 
-    ``prepare`` is called with the yaml's ``corpus``, and does nothing if it is
-    prepared already."""
+    ``prepare`` is called with the yaml's ``corpus``, and does nothing if the
+    corpus is already prepared."""
     with reported_waits():
         run_on_main(_prepare_alone, args=[prepare, hparams])
     return prepare(**hparams["corpus"])
@@ -204,7 +205,7 @@ def fit_features(
     longest: float | None = None,
 ) -> None:
     """Fit the feature normalization on about 200 utterances, or on their first
-    ``longest`` seconds. Utterances that cannot be read are left out."""
+    ``longest`` seconds. Unreadable utterances are skipped."""
     bar = tqdm(
         sorted(items)[:: max(len(items) // 200, 1)],
         "Normalizing features",
@@ -234,11 +235,11 @@ def fit_and_test(
     **training: Any,
 ) -> None:
     """Train a Brain whose hyperparameters have ``epoch_counter``, batch sizes and
-    ``num_workers``, and test one of its checkpoints: that with the lowest
-    ``min_key``, or the latest by default.
+    ``num_workers``. Then test one of its checkpoints: the one with the lowest
+    ``min_key``, or by default the latest.
 
     Further options go to the training data loader. Without a ``batch_sampler``,
-    it shuffles batches of ``batch_size``."""
+    it draws shuffled batches of ``batch_size``."""
     workers = {"num_workers": brain.hparams.num_workers}
     valid_batch_size = valid_batch_size or brain.hparams.valid_batch_size
     valid_loader = {"batch_size": valid_batch_size, **workers}
@@ -277,7 +278,7 @@ def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
     if times > 1 and times * len(names) > MAX_ITEMS:
         raise ValueError(
             f"--batch_size={batch_size}: the {len(names)} recordings would be "
-            f"repeated {times} times to fill an epoch of {steps} steps. Give "
+            f"repeated {times} times to fill an epoch of {steps} steps. Use "
             "a smaller batch size."
         )
     for number in range(1, times):
@@ -321,8 +322,8 @@ def finish(hparams: dict, brain: AnnealingBrain) -> None:
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
-    """Write ``results.json`` with the package versions. It is written last, so
-    its presence marks a complete run."""
+    """Write ``results.json`` with the package versions. This is the last step,
+    so the file marks a complete run."""
     results = {**results, "versions": versions()}
     write_json(pathlib.Path(folder, "results.json"), results, indent=2)
 

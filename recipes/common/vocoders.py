@@ -25,10 +25,10 @@ def export_vocoder(
     and fits the tokenizer.
 
     ``key`` is the generator's key in the run's yaml. ``keys`` are further keys
-    that the vocoder's yaml keeps; ``tokenizer`` becomes the fingerprint there.
+    to keep in the vocoder's yaml; ``tokenizer`` becomes its fingerprint there.
     """
     training = Run.open(folder.parent).hparams
-    # A shared yaml node, so that SpeechBrain's UnitHIFIGAN gets the weights, too.
+    # A shared yaml node, so SpeechBrain's UnitHIFIGAN also gets the weights.
     training["generator"] = training[key]
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = tokenizer.fingerprint

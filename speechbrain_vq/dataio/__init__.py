@@ -1,1 +1,1 @@
-"""Reading and writing of audio, manifests, data sets and folders."""
+"""Read and write audio, manifests, data sets and folders."""

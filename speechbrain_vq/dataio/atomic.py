@@ -1,4 +1,4 @@
-"""Atomic replacement of files and folders, and a lock between processes."""
+"""Replace files and folders atomically, and lock them between processes."""
 
 import contextlib
 import ctypes
@@ -21,10 +21,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Replace a file atomically; its folder must exist.
 
     Yields a temporary path to write to. It is in the same folder, is unique to
-    this process, and is renamed at the end. After an error the temporary file
-    is deleted, and the previous file is unchanged."""
+    this process, and is renamed at the end. After an error, the temporary file
+    is deleted and the previous file is unchanged."""
     path = pathlib.Path(path)
-    # Some writers choose the format by the suffix.
+    # Some writers infer the format from the suffix.
     stem, suffix = short_name(path.stem), path.suffix
     suffix = suffix if len(os.fsencode(suffix)) <= 20 else ""
     partial = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def short_name(name: str) -> str:
-    """Return a file name, or its hash if it is too long to be extended: file
+    """Return a file name, or its hash if there is no room for a suffix: file
     systems allow 255 bytes."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= 200 else hashlib.sha256(encoded).hexdigest()
@@ -74,11 +74,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
-    """Replace a folder atomically; the old one ends up at or beside ``new``.
+    """Replace a folder atomically; the old one ends up at or next to ``new``.
 
     Python cannot rename a folder over one that is not empty. On most Linux
-    file systems the two names are exchanged, so there always is an old or a new
-    folder, even after a kill. Elsewhere the old folder is first moved to
+    file systems, the two names are exchanged, so there is always an old or a
+    new folder, even after a kill. Elsewhere, the old folder is first moved to
     ``<new>.old``, and for a moment there is none."""
     if not target.exists():
         os.replace(new, target)
@@ -88,7 +88,7 @@ def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
-    """Exchange the names of two folders; return whether the system could."""
+    """Exchange the names of two folders; return whether this is supported."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
@@ -114,12 +114,12 @@ def check_writable(folder: str | os.PathLike) -> None:
 def exclusive(path: str | os.PathLike) -> Iterator[None]:
     """Lock a file against other processes and threads; its folder must exist.
 
-    The lock is a file beside it, ``.<name>.lock``, which the system unlocks
+    The lock is a file next to it, ``.<name>.lock``, which the system unlocks
     when the process ends. On a file system without locks, delete it by hand
-    after a kill. Raises a BlockingIOError that names the holder if the lock is
-    held."""
+    after a kill. If the lock is held, raises a BlockingIOError that names the
+    holder."""
     path = pathlib.Path(path)
-    # FileLock would report a folder that is not writable as a held lock.
+    # FileLock would report a read-only folder as a held lock.
     check_writable(path.parent)
     hidden = path.with_name(f".{short_name(path.name)}")
     lock, holder = FileLock(f"{hidden}.lock"), pathlib.Path(f"{hidden}.holder")
@@ -131,7 +131,7 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
             who = f" ({holder.read_text('utf-8')})"
         raise BlockingIOError(
             f"{path} is being written by another process{who}: wait until it "
-            "has ended, or name another output."
+            "has finished, or choose another output."
         ) from None
     try:
         since = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"

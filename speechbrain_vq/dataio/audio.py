@@ -31,11 +31,11 @@ _HALF_FILTER = 10
 # Larger samples must be unscaled integers; float audio may slightly exceed 1.
 _MAX_PEAK = 100.0
 MIN_RATE, MAX_RATE = 1000, 400_000
-# libsndfile returns 2^63 - 1 frames if the header does not state the length.
+# libsndfile returns 2^63 - 1 frames if the header lacks the length.
 _UNKNOWN_LENGTH = 2**62
 # First bytes of files that libsndfile does not try to decode as MP3.
 _NOT_MP3 = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"riff", b"caff")
-# Audio that libsndfile cannot read; it is listed so that it is reported.
+# Audio that libsndfile cannot read, listed so that it is reported.
 _UNSUPPORTED = frozenset(
     ".aac .ac3 .amr .ape .m4a .m4b .mka .mp2 .mp4 .mpc .raw .spx .webm .wma "
     ".wv".split()
@@ -52,12 +52,12 @@ def audio_blocks(
     """Read audio in blocks, as one channel at a given sampling rate.
 
     Yields blocks [T] in [-1, 1] of about ``seconds`` each. Concatenated, they
-    equal the whole file bit for bit: the decoder does not seek between them,
-    and each is resampled with its surroundings. Reading starts ``start``
-    seconds into the file and stops after ``duration`` seconds, by default at
-    the end. Raises AudioError if the file is missing, not audio, cut short,
-    empty, or contains several recordings end to end."""
-    # Segments are read in every epoch, from files that were checked before.
+    are bit-identical to the whole file: the decoder does not seek between them,
+    and each is resampled with its context. Reading starts ``start`` seconds
+    into the file and stops after ``duration`` seconds, by default at the end.
+    Raises AudioError if the file is missing, not audio, cut short, empty, or
+    contains several recordings end to end."""
+    # Segments are read in every epoch, from files that were already checked.
     whole = start == 0 and duration is None
     with _open(source, check=whole) as file:
         blocks = _mono(file, seconds, _name(source), start, duration, whole)
@@ -82,9 +82,9 @@ def read_audio(
 def check_audio(
     path: str | os.PathLike | BinaryIO, decode: bool = True
 ) -> float:
-    """Return the length of a file in seconds, after decoding all of it; raises
-    AudioError as ``audio_blocks`` does. Without ``decode``, return the length
-    that the header states, if it states one."""
+    """Decode a whole file and return its length in seconds; raises AudioError
+    as ``audio_blocks`` does. Without ``decode``, return the length stated in
+    the header, if there is one."""
     with _open(path, check=decode) as file:
         if decode or file.frames >= _UNKNOWN_LENGTH:
             blocks = _mono(file, 10.0, _name(path))
@@ -97,9 +97,9 @@ def check_audio(
 def check_files(
     paths: Iterable[str | os.PathLike], decode: bool = True
 ) -> tuple[dict, dict[str | os.PathLike, str]]:
-    """Check many files in threads, with a progress bar on terminals. Return
-    the lengths in seconds of the readable files by path, and the error messages
-    of the others by path; see ``check_audio``."""
+    """Check many files in threads, with a progress bar on terminals. Return the
+    lengths in seconds of readable files and the error messages of the others,
+    both by path; see ``check_audio``."""
 
     def check(path):
         """Return the duration of a file in seconds, or the error."""
@@ -116,7 +116,7 @@ def check_files(
             total=len(paths),
             unit="file",
             leave=False,
-            delay=1,  # Second; a short check needs no progress bar.
+            delay=1,  # Second; a short check needs no progress bar
             disable=None,
         )
         results = dict(zip(paths, progress, strict=True))
@@ -128,8 +128,8 @@ def check_files(
 def usable_files(
     paths: Iterable[str | os.PathLike], decode: bool = True
 ) -> dict[str | os.PathLike, float]:
-    """Return the lengths in seconds of the readable files by path. Warn of the
-    others: of the first ten of each kind, and with a summary."""
+    """Return the lengths in seconds of the readable files by path. Warn about
+    the first ten others of each kind, and log a summary."""
     with few_warnings(maximum=10):
         lengths, errors = check_files(paths, decode)
         for error in errors.values():
@@ -145,8 +145,8 @@ def usable_files(
 def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
     """Return the path or file in a cell of an audio column, for
     ``audio_blocks``. The cell is a path, or a dict of ``bytes`` and ``path`` as
-    ``datasets`` returns it without decoding. ``name`` names the bytes in error
-    messages. Raises AudioError if the cell is empty."""
+    ``datasets`` returns it without decoding. ``name`` identifies the bytes in
+    error messages. Raises AudioError if the cell is empty."""
     cell = cell if isinstance(cell, dict) else {"path": cell}
     if cell.get("bytes") is not None:
         file = io.BytesIO(cell["bytes"])
@@ -159,8 +159,8 @@ def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
 
 @contextlib.contextmanager
 def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
-    """Turn a ValueError, such as for audio that is too short for a model, into
-    an AudioError that names the file."""
+    """Turn a ValueError, for example for audio too short for a model, into an
+    AudioError that names the file."""
     try:
         yield
     except AudioError:
@@ -176,8 +176,8 @@ def _name(source):
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
-    """Count the reasons in the error messages of files that were left out, the
-    most frequent first.
+    """Summarize the error messages of skipped files: the number of files by
+    reason, the most frequent first.
 
     Example
     -------
@@ -189,16 +189,16 @@ def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
     counts = Counter()
     for path, message in errors.items():
         reason = message.split(f"{path}: ", 1)[-1].removeprefix("there is ")
-        # Punctuation within a word, as in a file name, ends no clause.
+        # Punctuation within a word, as in a file name, does not end a clause.
         reason = re.split(r"[.,:;](?!\S)| \(", reason)[0]
-        # Numbers differ between files that have the same fault.
+        # Numbers differ between files with the same fault.
         counts[re.sub(r"(?<!\S)\d\S*", "N", reason)] += 1
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
 
 
 def check_peak(peak: float, subject: str) -> None:
-    """Raise an AudioError that begins with ``subject`` if the largest magnitude
-    is far above 1 or not finite."""
+    """Raise an AudioError that starts with ``subject`` if the peak is far above
+    1 or not finite."""
     if not math.isfinite(peak):
         raise AudioError(f"{subject} NaN or infinity.")
     if peak > _MAX_PEAK:
@@ -209,17 +209,17 @@ def check_peak(peak: float, subject: str) -> None:
 
 
 class _Forward(soundfile.SoundFile):
-    """Sound file that does not seek after each read, as soundfile does: MP3
-    would go on with other last bits, and Opus would be decoded twice."""
+    """Sound file without soundfile's seek after each read, which would change
+    the last bits of decoded MP3, and decode Opus twice."""
 
     def seekable(self):
-        """Return False: the stream is read forward only."""
+        """Return False: the stream is only read forward."""
         return False
 
 
 @contextlib.contextmanager
 def _open(source, check=True):
-    """Open audio, and turn any failure to read it, until it is closed, into an
+    """Open audio, and until it is closed, turn any failure to read it into an
     AudioError that names it."""
     name, is_path = _name(source), isinstance(source, str | os.PathLike)
     try:
@@ -246,8 +246,8 @@ def _open(source, check=True):
         with quiet(name.endswith(".mp3") or head not in _NOT_MP3):
             file = _Forward(source)
         with file:
-            # A damaged header may state an absurd rate, and building its
-            # resampling filter would take minutes.
+            # A damaged header may state an absurd rate, whose resampling filter
+            # would take minutes to build.
             if not MIN_RATE <= file.samplerate <= MAX_RATE:
                 raise AudioError(
                     f"sampling rate of {file.samplerate} Hz; {MIN_RATE} to "
@@ -287,7 +287,7 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
             samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
-            # Computing abs() would copy the samples.
+            # abs() would copy the samples.
             peak = float(max(samples.max(), -samples.min()))
             check_peak(peak, "holds")
             mixed = samples.mean(axis=1)
@@ -306,7 +306,7 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
 
 
 def _check_channels(name, power, mixed_power):
-    """Warn if the mean of the channels loses much of the recording."""
+    """Warn if averaging the channels loses much of the recording."""
     silent = int((power < 1e-6 * power.max()).sum())
     if silent:
         _warn_once(
@@ -314,11 +314,11 @@ def _check_channels(name, power, mixed_power):
             "than the recording. Keep only the other channels.",
             *(name, silent, len(power)),
         )
-    # The mean of C uncorrelated channels of equal power has 1 / C of it.
+    # The mean of C uncorrelated channels of equal power has 1 / C of the power.
     elif mixed_power < 0.1 / len(power) * power.max():
         _warn_once(
             "%s: the channels have opposite signs and cancel in their mean, "
-            "which is read. Keep one channel, or invert the other.",
+            "which is used. Keep one channel, or invert the other.",
             name,
         )
 
@@ -330,8 +330,8 @@ def _warn_once(message, *arguments):
 
 
 def _resample(blocks, rate, sample_rate, seconds):
-    """Resample blocks, each with as much context as the filter reaches."""
-    from scipy.signal import resample_poly  # Takes seconds to import.
+    """Resample blocks, each with as much context as the filter needs."""
+    from scipy.signal import resample_poly  # Takes seconds to import
 
     common = math.gcd(rate, sample_rate)
     up, down = sample_rate // common, rate // common
@@ -347,13 +347,13 @@ def _resample(blocks, rate, sample_rate, seconds):
 
 def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Convert waveforms [B, T], [B, 1, T] or [T] to a batch [B, T] in fp32.
-    They are floating-point numbers in [-1, 1], or 16-bit integers, which are
-    scaled to [-1, 1].
+    They must be floating-point numbers in [-1, 1], or 16-bit integers, which
+    are scaled to [-1, 1].
 
     Raises
     ------
     TypeError, ValueError
-        If they are not a tensor or array, or have another type or shape.
+        If they are not a tensor or array, or have the wrong type or shape.
 
     Example
     -------
@@ -376,7 +376,7 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
         raise ValueError(
             "Waveforms are [B, samples], [B, 1, samples] or [samples], with B "
             f"of at least 1, got {list(wavs.shape)}. Average the channels of a "
-            "recording with several."
+            "multichannel recording."
         )
     if wavs.dtype is torch.int16:
         return wavs.to(torch.float32) / 2**15
@@ -398,12 +398,12 @@ def find_audio(
 ) -> dict[pathlib.Path, pathlib.Path]:
     """Find the audio files among files and in folders.
 
-    A folder is searched for audio file names, subfolders and links to folders
-    included, but no hidden files. A file is taken whatever its name. Audio of
-    unsupported formats is included, so that it can be reported.
+    A folder is searched by file extension, including subfolders and links to
+    folders, but not hidden files. A file given directly may have any name.
+    Audio in unsupported formats is included, so that it can be reported.
 
-    Returns, for each file once and in order, its path relative to the given
-    folder, or its name. Raises FileNotFoundError if there is no file."""
+    Returns for each file, once and in order, its path relative to the given
+    folder, or its name. Raises FileNotFoundError if there are no files."""
     files, places = {}, [*map(pathlib.Path, listed(places))]
     endings = audio_endings() | _UNSUPPORTED
     for place in places:
@@ -418,7 +418,7 @@ def find_audio(
             f"There are no audio files in {', '.join(map(str, places))}: "
             f"none ends in {' '.join(sorted(audio_endings()))}."
         )
-    # A relative and an absolute path may name the same file.
+    # A relative and an absolute path may refer to the same file.
     unique = {}
     for path in files:
         unique.setdefault(os.path.abspath(path), path)
@@ -427,12 +427,12 @@ def find_audio(
 
 def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield the files in a folder and its subfolders that are not hidden. Links
-    to folders are followed, to each folder once. Folders that cannot be read
-    are left out with a warning."""
+    to folders are followed, but each folder is visited once. Unreadable folders
+    are skipped with a warning."""
     seen = set()
 
     def warn(error):
-        """Log a folder that cannot be read."""
+        """Warn about an unreadable folder."""
         logger.warning("Left out %s: %s.", error.filename, error.strerror)
 
     for parent, subfolders, names in os.walk(

@@ -1,7 +1,7 @@
 """Process a long signal in chunks, with the same result as in one piece.
 
-This is possible if each output step depends on a bounded receptive field: the
-chunks overlap by it.
+This requires a bounded receptive field of each output step, by which the chunks
+overlap.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 
 class Span(NamedTuple):
-    """Receptive field of an output step: its width in input samples, and the
-    numbers of steps before and after it on which it depends."""
+    """Receptive field of an output step: its own width in input samples, and
+    the number of steps before and after it that it depends on."""
 
     width: int
     before: int
@@ -22,7 +22,7 @@ class Span(NamedTuple):
 
 
 def check_seconds(name: str, seconds: float | None) -> None:
-    """Raise ValueError unless a length is None, or finite and above 0."""
+    """Raise ValueError unless a duration is None, or finite and above 0."""
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(
             f"{name} is {seconds}: give a finite number of seconds above 0."
@@ -32,10 +32,10 @@ def check_seconds(name: str, seconds: float | None) -> None:
 def token_span(features: nn.Module, encoder: nn.Module) -> Span | None:
     """Compute the receptive field of a token.
 
-    ``context`` of ``features`` is the number of samples before and after its
-    own hop that a frame depends on. ``context`` of ``encoder`` is the number of
-    frames before and after its own stride that a latent depends on. Returns
-    None if a module has no ``context``, as with global attention.
+    The ``context`` of ``features`` is the number of samples before and after
+    its own hop that a frame depends on. The ``context`` of ``encoder`` is the
+    number of frames before and after its own stride that a latent depends on.
+    Returns None if a module has no ``context``, as with global attention.
 
     Example
     -------
@@ -67,10 +67,10 @@ def in_pieces(
     """Process a long signal in overlapping chunks of ``steps`` steps.
 
     ``process`` maps [samples] to [steps * outputs, ...], ``blocks`` are
-    consecutive parts of the signal of any lengths, and ``span`` is the
-    receptive field of a step. Yields the output for the whole signal in parts.
-    All chunks but the first and the last have the same shape, since the shape
-    may change the order of sums and so the last bits.
+    consecutive parts of the signal of any length, and ``span`` is the receptive
+    field of a step. Yields the output for the whole signal in parts. All chunks
+    but the first and last have the same shape, since the shape may change the
+    order of sums and thus the last bits.
 
     Example
     -------
@@ -79,7 +79,7 @@ def in_pieces(
     >>> torch.cat(list(in_pieces(moving, blocks, Span(1, 1, 0), 4)))
     tensor([ 0.,  1.,  3.,  5.,  7.,  9., 11., 13., 15., 17.])
     """
-    # One step of context at least: the remainder may be too short by itself.
+    # At least one step of context: the remainder alone may be too short.
     before = max(span.before, 1)
     buffer, lead = None, 0
     for block in blocks:

@@ -1,5 +1,5 @@
 """Detect audio files that are cut short or contain several recordings end to
-end. libsndfile reads the first part of such a file without an error."""
+end. libsndfile reads the first part of such files without an error."""
 
 import math
 import os
@@ -24,13 +24,14 @@ _SIZES = re.compile(
     re.M,
 )
 # Its note of a wav, rf64 or aiff in which no chunk follows the audio: the file
-# size, and the position at which a chunk should start.
+# size, and the position where a chunk should start.
 _NO_CHUNK = re.compile(
     r"^Length : (\d+)\n(?:RIFF|RF64|FORM).*"
     r"Unknown chunk marker(?: \(\w+\))? at position (0x[0-9A-F]+|\d+)",
     re.M | re.S,
 )
-# sox writes this size if it does not know it, and other programs a larger one.
+# sox writes this size if the true one is unknown; other programs write a larger
+# one.
 _UNKNOWN_SIZE = 0x7F000000
 # Formats in which all or most files begin with the same 8 bytes.
 _HEADS = (b"fLaC", b".snd", b"caff", b"RF64", b"riff", b"NIST")
@@ -40,9 +41,9 @@ _NIST_COUNT = re.compile(
 
 
 def check_size(notes: str) -> None:
-    """Raise an AudioError if a file contains less than its header states, or
-    much more. ``notes`` is the log of libsndfile, which trusts the size of the
-    file more than the header, and only notes the difference."""
+    """Raise an AudioError if a file contains less audio than its header states,
+    or much more. ``notes`` is the log of libsndfile, which trusts the file size
+    over the header, and only notes the difference."""
     for stated, actual in _SIZES.findall(notes):
         if int(actual) < int(stated) < _UNKNOWN_SIZE:
             raise AudioError(f"cut short, {actual} of {stated} bytes of audio.")
@@ -59,9 +60,9 @@ def check_size(notes: str) -> None:
 
 
 def check_single(head: bytes, data: BinaryIO) -> None:
-    """Raise an AudioError for an Ogg file that is cut short, and for
-    recordings that are joined end to end. ``head`` is the first four bytes of
-    the file, and ``data`` is positioned after them."""
+    """Raise an AudioError for an Ogg file that is cut short, and for recordings
+    joined end to end. ``head`` is the first four bytes of the file, and
+    ``data`` is positioned after them."""
     joined = False
     if head == b"OggS":
         joined = _walk_ogg(data)

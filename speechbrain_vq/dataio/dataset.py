@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
     """Read the manifest of a split, and check it and its audio.
 
-    Items whose audio cannot be read are left out with warnings. A ``length``
-    that differs from that of the audio is corrected, with one warning for all.
+    Items with unreadable audio are skipped with warnings. A ``length`` that
+    differs from the audio's is corrected, with a single warning for all items.
     Raises ValueError if no item is left."""
     items = read_manifest(manifest_path(folder, split), needed=["length"])
     paths = dict.fromkeys(item["wav"] for item in items.values())
-    # The audio of a prepared corpus was decoded in its preparation.
+    # The audio of a prepared corpus was decoded during preparation.
     lengths = usable_files(paths, decode=not read_corpus(folder))
     usable = {k: item for k, item in items.items() if item["wav"] in lengths}
     wrong = []
@@ -47,9 +47,9 @@ def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
 
 class TrainingReader:
     """Reads audio during training, validation and testing. A file that has
-    become unreadable since its preparation is replaced by silence, with a
-    warning, so that it does not end a run of days. The tenth such file raises
-    its AudioError, since the disk is probably gone.
+    become unreadable since preparation is replaced by silence, with a warning,
+    so that it does not end a run of several days. The tenth such file raises
+    its AudioError, since the disk has probably failed.
 
     Arguments
     ---------
@@ -75,8 +75,8 @@ class TrainingReader:
         start: float = 0.0,
         duration: float | None = None,
     ) -> torch.Tensor:
-        """Read a waveform [samples] of at most ``duration`` seconds from
-        ``start`` on. ``length`` is that of the file, in seconds."""
+        """Read a waveform [samples] of at most ``duration`` seconds, from
+        ``start``. ``length`` is the length of the file, in seconds."""
         try:
             return read_audio(path, self.sample_rate, start, duration)
         except AudioError as error:
@@ -98,9 +98,9 @@ class TrainingReader:
 def random_start(
     name: str, epoch: int, seconds: float, segment: float
 ) -> float:
-    """Draw the start of a random segment of an utterance, in seconds; 0 if it
-    is shorter than the segment. The start depends only on the arguments, so a
-    resumed run draws the same segments.
+    """Draw the start of a random segment of an utterance, in seconds; 0 if the
+    utterance is shorter. It depends only on the arguments, so a resumed run
+    draws the same segments.
 
     Example
     -------

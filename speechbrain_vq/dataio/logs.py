@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def few_warnings(*loggers: logging.Logger, maximum: int = 3) -> Iterator[None]:
-    """Context manager that shows only the first ``maximum`` warnings of each kind.
+    """Context manager that shows the first ``maximum`` warnings of each kind.
 
     The others are logged at level DEBUG and counted in one line at the end.
-    Warnings are of one kind if they differ only in the arguments of their
+    Warnings are of the same kind if they differ only in the arguments of their
     message. It applies to ``loggers`` and to the logger of ``dataio.audio``.
 
     Example
@@ -21,12 +21,12 @@ def few_warnings(*loggers: logging.Logger, maximum: int = 3) -> Iterator[None]:
     ...     for number in range(137):
     ...         logger.warning("Left out %d", number)
     """
-    # Count and latest text of the warnings by logger and message.
+    # Count and latest text of warnings, by logger and message.
     kinds: dict[tuple, tuple] = {}
     lock = threading.Lock()
 
     def limit(record):
-        """Return whether to log a record; later ones of a kind become debug."""
+        """Return whether to log a record; later ones of a kind become DEBUG."""
         if record.levelno != logging.WARNING:
             return True
         kind = record.name, record.msg

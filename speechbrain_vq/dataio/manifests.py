@@ -1,6 +1,6 @@
 """Read and write manifests, item files and ``corpus.json`` of any corpus.
 
-A prepared corpus is a folder of SpeechBrain manifests, and if phones are known
+A prepared corpus is a folder of SpeechBrain manifests and, if phones are known,
 a ZeroSpeech item file of the test set (``phones.item``). ``corpus.json``, which
 is written last, contains the parameters of the preparation.
 """
@@ -49,7 +49,7 @@ _MAX_GAP = 0.005 + 0.0005
 
 
 class ManifestError(ValueError):
-    """Manifest, or file beside it, that cannot be used."""
+    """A manifest, or a file next to it, cannot be used."""
 
 
 def read_json(path: PathLike, **options: Any) -> Any:
@@ -67,8 +67,8 @@ def write_json(path: PathLike, content: Any, **options: Any) -> None:
 
 
 def read_corpus(folder: PathLike) -> dict:
-    """Read ``corpus.json``, the parameters of a preparation; empty if there is
-    none. Raises ManifestError if it is not valid."""
+    """Read the preparation parameters in ``corpus.json``; empty if there is no
+    such file. Raises ManifestError if it is invalid."""
     path = pathlib.Path(folder, "corpus.json")
     if not path.is_file():
         return {}
@@ -101,11 +101,12 @@ def read_manifest(
 
     Each item has ``wav`` and the fields in ``needed``. ``length`` in seconds
     (in csv ``duration``), ``spk_id``, ``gender``, ``lang``, ``words`` and
-    ``phones`` (start, end, name), in order of time, are optional. Numbers as
-    names become text. ``{data_root}`` is replaced by ``data_root``, by
-    default that of ``corpus.json`` beside the manifest, or the manifest's
-    folder. Other relative paths start there, too, or in the working directory.
-    A ManifestError names the file, item and field, and what is expected."""
+    ``phones`` (start, end, name), in chronological order, are optional. Numbers
+    used as names become text. ``{data_root}`` is replaced by ``data_root``, by
+    default that of ``corpus.json`` next to the manifest, or the manifest's
+    folder. Other relative paths are also relative to it, or to the working
+    directory.
+    A ManifestError names the file, item and field, and the expected value."""
     path = pathlib.Path(path)
     root = data_root or _root(path.parent)
     try:
@@ -119,7 +120,7 @@ def read_manifest(
         ) from error
     if not isinstance(items, dict):
         raise ManifestError(
-            f"{path}: a manifest is an object of items by name, this is a "
+            f"{path}: a manifest must be an object of items by name, not a "
             f"{type(items).__name__}."
         )
     if needed and not items:
@@ -136,7 +137,7 @@ _root = data_root
 
 
 def _warn_of_labels(path, items):
-    """Warn of items whose labels contradict their audio, or the labels of
+    """Warn about items whose labels contradict their audio, or the labels of
     another item of the same recording."""
     labels_of, parts, late, differing = {}, [], [], []
     for name, item in items.items():
@@ -178,7 +179,7 @@ def _without_duplicates(pairs):
 
 
 def _read_csv(path):
-    """Read a csv manifest of SpeechBrain into the form of a json manifest."""
+    """Read a SpeechBrain csv manifest, and return it as a json manifest."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, skipinitialspace=True, strict=True)
         _without_duplicates([(name, None) for name in rows.fieldnames or ()])
@@ -199,7 +200,7 @@ def _read_csv(path):
 
 
 def _checked(item, where, folder, root, needed):
-    """Return an item with its paths completed, or raise a ManifestError."""
+    """Return an item with complete paths, or raise a ManifestError."""
     if not isinstance(item, dict):
         raise ManifestError(f"{where}: an item must be an object with fields.")
     for key, (kind, description) in _FIELDS.items():
@@ -253,14 +254,14 @@ def _check_phones(where, phones):
         if start < previous[0] or end < previous[1]:
             raise ManifestError(
                 f"{where}: phone {number} ({name!r}) is from {start} to {end} "
-                f"s, after one from {previous[0]} to {previous[1]} s. Sort the "
-                "phones by time."
+                f"s, after a phone from {previous[0]} to {previous[1]} s. Sort "
+                "the phones by time."
             )
         previous = start, end
 
 
 def manifest_path(folder: PathLike, split: str) -> pathlib.Path:
-    """Return the path of a manifest: csv if only that exists, else json."""
+    """Return the path of a manifest: csv if only csv exists, else json."""
     path = pathlib.Path(folder, f"{split}.json")
     csv_path = path.with_suffix(".csv")
     return csv_path if csv_path.exists() and not path.exists() else path
@@ -274,8 +275,8 @@ def has_manifests(folder: pathlib.Path) -> bool:
 def given_manifests(
     data_folder: pathlib.Path, save_folder: pathlib.Path
 ) -> bool:
-    """Return whether the data folder has manifests of the user's own. Those in
-    the save folder were made by the preparation."""
+    """Return whether the data folder has the user's own manifests; those in the
+    save folder were created by the preparation."""
     prepared = data_folder.resolve() == save_folder.resolve()
     return has_manifests(data_folder) and not prepared
 
@@ -284,7 +285,7 @@ def is_done(
     folder: pathlib.Path, corpus: dict, ignoring: Sequence[str] = ()
 ) -> bool:
     """Return whether a preparation is complete: all manifests exist, and
-    ``corpus`` equals ``corpus.json`` without the keys in ``ignoring``."""
+    ``corpus`` equals ``corpus.json``, apart from the keys in ``ignoring``."""
     written = read_corpus(folder)
     for key in ignoring:
         written.pop(key, None)
@@ -298,7 +299,7 @@ def digest(contents: Iterable[bytes]) -> str:
 
 
 def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
-    """Yield names and sizes of files, for ``digest``."""
+    """Yield file names and sizes, for ``digest``."""
     for path in paths:
         yield f"{path.name} {path.stat().st_size}\n".encode()
 
@@ -311,7 +312,7 @@ def folder_contents(
 
 
 def first_names(names: Iterable[PathLike], most: int = 5) -> str:
-    """List the first of some names, for a message."""
+    """List the first few names, for a message."""
     names = [pathlib.Path(name).name for name in names]
     more = ["..."] if len(names) > most else []
     return ", ".join(names[:most] + more) or "nothing"
@@ -334,11 +335,11 @@ def utterance(
     words: str = "",
     phones: Iterable = (),
 ) -> dict:
-    """Make a manifest entry. The path of the audio is relative to
-    ``data_root``, times are in seconds, and ``phones`` are (start, end, name).
+    """Make a manifest entry. The audio path is relative to ``data_root``, times
+    are in seconds, and ``phones`` are (start, end, name).
 
-    Braces in names and texts are doubled, so that SpeechBrain's replacements
-    leave them alone.
+    Braces in names and texts are doubled, to escape them from SpeechBrain's
+    replacements.
 
     Example
     -------
@@ -395,11 +396,11 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 
 
 def _json_lines(utts: dict[str, dict]) -> str:
-    """Format a JSON object with one utterance on each line."""
+    """Format a JSON object with one utterance per line."""
     lines = []
     for utt_id, utt in utts.items():
         text = json.dumps(utt, ensure_ascii=False)
-        # A file name that is not valid text can be written in ASCII only.
+        # A file name that is not valid text can only be written in ASCII.
         text = text if text.isprintable() else json.dumps(utt)
         lines.append(f"{json.dumps(utt_id)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -439,7 +440,7 @@ def read_items(path: PathLike) -> Iterator[Item]:
                 raise ValueError(
                     f"{path}, line {number}: an item has a file, an onset, an "
                     "offset, a phone, the phones before and after it, and a "
-                    f"speaker; this is {line.strip()!r}."
+                    f"speaker; got {line.strip()!r}."
                 ) from None
             yield item
 
@@ -452,7 +453,7 @@ def make_items(
 ) -> list[Item]:
     """Make the items of an utterance: its phones (start, end, name) between two
     other phones, at most 5 ms apart, none of them a pause. A triphone lasts
-    from the start of the phone before to the end of the phone after.
+    from the start of the previous phone to the end of the next one.
 
     Example
     -------

@@ -1,8 +1,9 @@
-"""Count the frames of MP3 files, which have no container that states it.
+"""Count the frames of MP3 files, which have no container that states their
+number.
 
 libsndfile stops at the length in the header that Xing and LAME write. Without
-one it estimates the length from the first frame, which is wrong if the bit rate
-varies. Frames are defined in ISO 11172-3 and 13818-3.
+one, it estimates the length from the first frame, which is wrong if the bit
+rate varies. Frames are defined in ISO 11172-3 and 13818-3.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ def quiet(is_mp3: bool) -> Iterator[None]:
 
 def with_length(content: bytes) -> bytes:
     """Return the content of an MP3 file with the number of frames in its
-    header, and without tags. Content that is not MP3 is returned as it is.
+    header, and without tags. Content that is not MP3 is returned unchanged.
 
     Raises
     ------

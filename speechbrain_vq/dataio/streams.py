@@ -34,32 +34,34 @@ class StreamLoader(LoopedLoader):
     The data set is read in rounds, with its files in a new order each time. An
     epoch is a fixed number of batches, the same on all ranks, and each rank
     reads different rows. Add the loader to the checkpointer as a recoverable:
-    a resumed run continues with the next batch, without reading the earlier
-    ones. Each row is read once a round, even if the number of ranks changes.
+    a resumed run continues with the next batch, without reading earlier ones
+    again. Each row is read once per round, even if the number of ranks changes.
 
     Arguments
     ---------
     rows : datasets.IterableDataset
         Data set, such as ``load_dataset(..., streaming=True)``. If the number
-        of files is a multiple of that of ranks, each rank reads only its own.
+        of files is a multiple of the number of ranks, each rank reads only its
+        own files.
     item : callable
-        Function of a row and the number of the round, from 0, that returns an
-        item, a dict. Rows for which it raises AudioError are left out, with
-        warnings of which only the first are shown.
+        Function that maps a row and the number of the round, from 0, to an item
+        (a dict). Rows for which it raises AudioError are skipped; only the
+        first few warnings are shown.
     batch_size : int
-        Number of items in a batch.
+        Number of items per batch.
     epoch_length : int
-        Number of batches in an epoch.
+        Number of batches per epoch.
     shuffled : int
         Number of consecutive rows that are shuffled, in addition to the files.
-        A resumed run reads at most this many rows again. 1 disables shuffling.
+        A resumed run rereads at most this many rows. 1 disables shuffling of
+        rows.
     seed : int
-        Seed of the order of files and rows.
+        Seed for the order of files and rows.
     collate : callable
-        Function that makes a batch of a list of items.
+        Function that makes a batch from a list of items.
     **options
-        Options of the DataLoader. With ``num_workers=1`` a worker process
-        reads and decodes; more workers could not resume in the same order.
+        Options of the DataLoader. With ``num_workers=1``, a worker process
+        reads and decodes; with more, a resume could not keep the order.
 
     Example
     -------
@@ -85,12 +87,13 @@ class StreamLoader(LoopedLoader):
     ):
         if options.get("num_workers", 0) > 1:
             raise ValueError(
-                f"num_workers={options['num_workers']}: give 0 or 1. Only a "
-                "stream that one process of each rank reads can be resumed."
+                f"num_workers={options['num_workers']}: must be 0 or 1. A "
+                "stream can be resumed only if each rank reads it with one "
+                "process."
             )
         self.rank, self.ranks = rank(), world_size()
         if shuffled > 1:
-            # Shuffle only files: a resume would lose a buffer of several rows.
+            # Shuffle only files: a resume would lose a buffer of rows.
             rows = rows.shuffle(seed=seed, buffer_size=1)
         part = functools.partial(_part, rank=self.rank, ranks=self.ranks)
         self.stream = _Stream(
@@ -107,7 +110,7 @@ class StreamLoader(LoopedLoader):
         self.batchsize_fn = lambda batch: batch_size
 
     def __next__(self):
-        """Return a batch, and store the state after it."""
+        """Return the next batch, and store the state after it."""
         batch, self.stream.state = super().__next__()
         return batch
 
@@ -122,7 +125,7 @@ class StreamLoader(LoopedLoader):
     @mark_as_loader
     def load(self, path, end_of_epoch=True):
         """Restore the position of this rank. If the number of ranks has
-        changed, share what all ranks had left to read."""
+        changed, redistribute what all ranks had left to read."""
         saved = torch.load(path)
         states = saved["states"]
         if len(states) != self.ranks:
@@ -143,13 +146,13 @@ class StreamLoader(LoopedLoader):
 def _part(number: int, rank: int, ranks: int) -> dict:
     """Return the part of a round that a rank reads. ``block`` counts blocks of
     shuffled rows, ``rows`` is the state of the data set at the start of the
-    block, and ``row`` the number of rows in it that were read."""
+    block, and ``row`` is the number of rows read in it."""
     part = {"round": number, "rank": rank, "ranks": ranks}
     return {**part, "block": 0, "rows": None, "row": 0}
 
 
 def _deal(states: list[dict], ranks: int) -> list[dict]:
-    """Share the unread parts of the current rounds among other ranks."""
+    """Redistribute the unread parts of the current rounds among ranks."""
     current = max(state["round"] for state in states)
     parts = []
     for reader, state in enumerate(states):
@@ -162,8 +165,8 @@ def _deal(states: list[dict], ranks: int) -> list[dict]:
 
 
 class _Stream(torch.utils.data.IterableDataset):
-    """Endless batches, each with the state after it: the unread parts of rounds
-    that have begun, and the number of the next round."""
+    """Endless batches, each with the state after it: the unread parts of
+    unfinished rounds, and the number of the next round."""
 
     def __init__(self, rows, part, item, batch_size, shuffled, seed, collate):
         self.rows, self.part, self.item = rows, part, item

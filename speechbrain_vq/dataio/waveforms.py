@@ -1,4 +1,4 @@
-"""Write waveforms to audio files, and set their level."""
+"""Write waveforms to audio files, and adjust their level."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _KNEE = 0.7
 
 
 def any_name(path: str | os.PathLike) -> str | bytes | os.PathLike:
-    """Return a path as soundfile accepts it. On POSIX that is bytes, since a
+    """Return a path in a form that soundfile accepts: on POSIX, bytes, since a
     file name need not be valid text."""
     return os.fsencode(path) if os.name == "posix" else path
 
@@ -24,8 +24,8 @@ def write_waveform(
 ) -> None:
     """Write samples [T] in [-1, 1] on the CPU to a file, atomically.
 
-    The extension of the name sets the format, by default wav. ``comment`` is
-    written if the format has comments. Raises OSError if writing fails, and
+    The file extension sets the format, by default wav. ``comment`` is written
+    if the format supports comments. Raises OSError if writing fails, and
     ValueError if samples are not finite."""
     path = pathlib.Path(path)
     if not wav.isfinite().all():
@@ -49,10 +49,10 @@ def write_waveform(
             f"{path} cannot be written: {error} Does the folder exist, and has "
             "it room?"
         ) from error
-    # The extension is not a format, or the format needs a subtype.
+    # The extension is not a known format, or the format needs a subtype.
     except (TypeError, ValueError) as error:
         raise OSError(
-            f"{path} cannot be written: {error}. Name a file that ends in .wav."
+            f"{path} cannot be written: {error}. Use a name that ends in .wav."
         ) from error
 
 
@@ -76,8 +76,8 @@ def read_comment(path: str | os.PathLike) -> str:
 
 def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
     """Scale a waveform [T] to the level (root mean square) of ``original``. If
-    its peaks then exceed full scale, they are compressed: recordings may have
-    been, too, and decoders restore their peaks."""
+    its peaks then exceed full scale, compress them: the recording may itself
+    have been compressed, and decoders restore its peaks."""
     if not wav.any():
         return wav
     level = original.square().mean().sqrt().to(wav.device)
@@ -92,6 +92,6 @@ def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
 
 
 def within_full_scale(wav: torch.Tensor) -> torch.Tensor:
-    """Attenuate a whole waveform [T] that exceeds [-1, 1], since clipping would
-    distort it."""
+    """Attenuate a whole waveform [T] if it exceeds [-1, 1], since clipping
+    would distort it."""
     return wav / wav.abs().amax().clamp(min=1) if len(wav) else wav

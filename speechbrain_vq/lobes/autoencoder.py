@@ -44,7 +44,7 @@ def normalize_utterances(
 
 
 def stack_frames(features: torch.Tensor, stride: int) -> torch.Tensor:
-    """Concatenate every ``stride`` frames of [B, T, C] to
+    """Concatenate every ``stride`` frames of [B, T, C] into
     [B, ceil(T / stride), stride * C], zero-padded at the end.
 
     Example
@@ -59,7 +59,7 @@ def stack_frames(features: torch.Tensor, stride: int) -> torch.Tensor:
 
 def stack_neighbors(x: torch.Tensor, window: int) -> torch.Tensor:
     """Concatenate each vector of [B, T, D] with ``window`` neighbors on either
-    side, zero outside, to [B, T, (2 * window + 1) * D]."""
+    side, zero outside, into [B, T, (2 * window + 1) * D]."""
     padded = nn.functional.pad(x, (0, 0, window, window))
     return padded.unfold(1, 2 * window + 1, 1).transpose(2, 3).flatten(2)
 
@@ -98,7 +98,7 @@ class ConvEncoder(nn.Module):
         much of the speaker's identity (Chou et al. 2019, arXiv 1904.05742).
         Each latent then depends on the whole utterance.
     linear : bool
-        Whether to add a linear map of its own frames to each latent.
+        Whether to add to each latent a linear map of its own frames.
 
     Example
     -------
@@ -287,14 +287,14 @@ class ConvDecoder(nn.Module):
         return error, mask.sum() * features.shape[-1]
 
     def metrics(self, error: float) -> dict[str, float]:
-        """Return the mean error by its name in the logs."""
+        """Return the mean error, keyed by its name in the logs."""
         return {"reconstruction_error": error}
 
 
 class SpeakerEncoder(nn.Module):
-    """Speaker encoder by statistics pooling, trained with the decoder, without
-    labels. Its embedding is batch-normalized without scale or shift, so the
-    zero vector is the average speaker.
+    """Speaker encoder with statistics pooling, trained jointly with the decoder
+    and without labels. Its embedding is batch-normalized without scale or
+    shift, so the zero vector is the average speaker.
 
     Arguments
     ---------

@@ -36,8 +36,8 @@ class LogMel(nn.Module):
     floor : float
         Lower bound of the mel magnitudes before the logarithm.
     relative_floor : float, optional
-        Lower bound as a share of the utterance's root mean square, in place of
-        ``floor``. The level of a recording then only adds a constant to its
+        Lower bound as a fraction of the utterance's root mean square, instead
+        of ``floor``. The level of a recording then only adds a constant to its
         features, and changes no token with ``ConvEncoder(utterance_norm=True)``.
         Each frame depends on the whole utterance.
 
@@ -84,7 +84,7 @@ class LogMel(nn.Module):
 
     @property
     def settings(self) -> dict[str, float]:
-        """Settings that a vocoder must share, under SpeechBrain's names."""
+        """Settings that a vocoder must share, by SpeechBrain's names."""
         return {
             "sample_rate": self.sample_rate,
             "n_mel_channels": len(self.mean),
@@ -144,8 +144,8 @@ class LogMel(nn.Module):
             return mels.maximum(floor.view(-1, 1, 1)).log()
 
     def _mel(self, padded):
-        """Compute mel magnitudes [B, T, n_mels] in blocks, which bounds the
-        memory of the transform."""
+        """Compute mel magnitudes [B, T, n_mels] in blocks, to bound the memory
+        of the transform."""
         margin = self.n_fft - self.hop_length
         frames = (padded.shape[1] - margin) // self.hop_length
         blocks = []

@@ -186,8 +186,9 @@ class ImageQuantizer(VectorQuantizer):
         number, composition = map(options.pop, ("num_codebooks", "composition"))
         if (number, composition) != (1, "product"):
             raise ValueError(
-                "ImageQuantizer sets its own codebooks and cannot use a preset "
-                f"with num_codebooks={number}, composition={composition!r}. "
+                "ImageQuantizer defines its own codebooks and cannot use a "
+                f"preset with num_codebooks={number}, "
+                f"composition={composition!r}. "
                 "Choose another preset or another recipe."
             )
         options |= {

@@ -7,7 +7,7 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 
 class TimeJitter(nn.Module):
-    """Random replacement of latents by a neighbor in training.
+    """Random replacement of latents by a neighbor during training.
 
     It makes latents encode information that lasts longer than one time step.
     The first and last latent of an utterance are unchanged if the drawn
@@ -16,7 +16,7 @@ class TimeJitter(nn.Module):
     Arguments
     ---------
     probability : float
-        Probability of a replacement, by the left and right neighbor equally.
+        Probability of a replacement, equally by the left or right neighbor.
 
     Example
     -------

@@ -1,6 +1,6 @@
 """Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) conditioned on
-latents. It scans columns from top to bottom. As in the code of arXiv 2005.08520,
-one stream covers the previous columns, the other the pixels above.
+latents. It scans columns from top to bottom. One stream covers the previous
+columns, and the other the pixels above, as in the code of arXiv 2005.08520.
 """
 
 import torch
@@ -58,7 +58,7 @@ class ColumnPixelCNN(nn.Module):
         # kernels need no mask.
         self.columns = nn.Conv2d(1, channels, (3, 7), padding=(0, 3))
         self.pixels = nn.Conv2d(1, channels, (1, 3))
-        # Row embeddings, as strokes depend on their height in the line.
+        # Row embeddings, because strokes depend on their height in the line.
         self.rows = nn.Parameter(torch.randn(1, channels, 1, height))
         self.condition = nn.Linear(
             cond_dim, num_layers * 4 * channels, bias=False

@@ -121,8 +121,8 @@ class SummedBLSTM(nn.Module):
 
 
 class PhoneEncoder(nn.Module):
-    """Encoder to a third of the frame rate: convolutions over features, deltas
-    and delta-deltas, then a BLSTM.
+    """Encoder with a third of the input frame rate: convolutions over features,
+    deltas and delta-deltas, then a BLSTM.
 
     Arguments
     ---------

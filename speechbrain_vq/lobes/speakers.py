@@ -1,7 +1,7 @@
 """Speaker embeddings for a decoder, by a lookup table or a pretrained encoder.
 
 ``speechbrain_vq.lobes.autoencoder.SpeakerEncoder`` is trained with the decoder
-instead. All have ``output_dim``, and the zero vector is the average speaker.
+instead. All have ``output_dim``, and their zero vector is the average speaker.
 """
 
 from collections.abc import Iterable, Sequence
@@ -56,8 +56,8 @@ class SpeakerTable(nn.Module):
 
     @torch.no_grad()
     def fill(self, names: Iterable[str]) -> None:
-        """Assign names, or numbers, to the rows in sorted order. Raises a
-        ValueError if there are none, more than rows, or invalid names."""
+        """Assign sorted names or numbers to the rows. Raises ValueError if
+        there are no names, more names than rows, or invalid names."""
         names = sorted({str(name) for name in names})
         if not 0 < len(names) <= len(self.letters):
             raise ValueError(
@@ -78,8 +78,8 @@ class SpeakerTable(nn.Module):
         self, names: Sequence[str], known_only: bool = True
     ) -> torch.Tensor:
         """Return the embeddings [B, output_dim] of B speakers, relative to the
-        mean of the table. For an unknown name, raise a ValueError, or without
-        ``known_only`` return the average speaker."""
+        mean of the table. For an unknown name, raise ValueError or, without
+        ``known_only``, return the average speaker."""
         rows = {name: row for row, name in enumerate(self.names)}
         unknown = [name for name in names if name not in rows]
         if unknown and known_only:
@@ -142,7 +142,7 @@ class PretrainedSpeaker(nn.Module):
         rate = getattr(stft, "sample_rate", sample_rate)
         if rate != sample_rate:
             raise ValueError(
-                f"The pretrained encoder requires {rate} Hz, and the model has "
+                f"The pretrained encoder requires {rate} Hz, but the model has "
                 f"{sample_rate} Hz: set sample_rate to {rate}, or train the "
                 "speaker encoder with the model (SpeakerEncoder)."
             )
@@ -165,7 +165,7 @@ class PretrainedSpeaker(nn.Module):
         samples = torch.round(lengths * wavs.shape[1]).long()
         size = self.linear.in_features
         embeddings = wavs.new_zeros(len(wavs), size, dtype=torch.float32)
-        # Padding would change the embeddings, so batches have equal lengths.
+        # Padding would change the embeddings, so batch only equal lengths.
         for length in samples.unique().tolist():
             rows = samples == length
             embeddings[rows] = self._embed(wavs[rows, :length])

@@ -1,7 +1,7 @@
 """Features from pretrained self-supervised encoders, and a linear encoder.
 
 The pretrained encoder is frozen and not part of a model's weights. A model
-names its repository and commit, and the user who loads the model provides it.
+records its repository and commit; the user who loads the model provides it.
 """
 
 import importlib
@@ -109,7 +109,7 @@ class SSLFeatures(nn.Module):
         self.register_buffer("std", torch.ones(feature_dim))
         # Norms of the weights of the encoder used in training; 0 until known.
         self.register_buffer("encoder_norms", torch.zeros(2))
-        # The list keeps the encoder out of the state_dict.
+        # A list keeps the encoder out of the state_dict.
         self._encoder: list[nn.Module] = []
 
     @property
@@ -259,7 +259,7 @@ class SSLFeatures(nn.Module):
             )
         states = torch.cat([self._encode(wav) for wav in wavs])
         self.mean.copy_(states.mean(0))
-        # The bound keeps a constant channel from being amplified.
+        # The bound prevents a constant channel from being amplified.
         self.std.copy_(states.std(0, correction=0).clamp(min=1e-4))
         if self.mel is not None:
             self.mel.fit(wav.unsqueeze(0) for wav in wavs)
@@ -278,7 +278,7 @@ class SSLFeatures(nn.Module):
         if self.mel is None:
             raise ValueError(
                 f"This model decodes to hidden states of {self.source}, not to "
-                "speech: train it with --mel_bands=80, or choose a vocoder on "
+                "speech: train it with --mel_bands=80, or choose a vocoder for "
                 "units with use_vocoder."
             )
         return self.mel
@@ -303,7 +303,7 @@ class FrameEncoder(nn.Module):
     stride : int
         Frames per latent.
     window : int
-        Latents on either side whose frames are encoded, too.
+        Latents on either side whose frames are also encoded.
 
     Example
     -------

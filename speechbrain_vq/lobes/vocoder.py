@@ -1,5 +1,5 @@
-"""Source-filter vocoder: a small network predicts from log-mels the filters of a
-pulse train and of noise."""
+"""Source-filter vocoder: a small network predicts, from log-mels, filters for a
+pulse train and for noise."""
 
 import math
 from typing import NamedTuple
@@ -31,18 +31,19 @@ class Controls(NamedTuple):
 
 
 class SourceFilterVocoder(nn.Module):
-    """Vocoder from log-mels to waveforms by a source-filter model of speech.
+    """Vocoder from log-mels to waveforms with a source-filter model of speech.
 
-    A convolutional network predicts pitch, voicing, and the spectral envelopes of
-    a harmonic and a noise part. A band-limited pulse train of that pitch and
-    white noise are filtered by minimum-phase filters with these envelopes. Their
-    sum is scaled to the log-mels in each band and frame. On a CPU, this is
-    several times as fast as Griffin-Lim. The level of the log-mels only changes
-    the level of the waveform.
+    A convolutional network predicts pitch, voicing, and the spectral envelopes
+    of a harmonic and a noise part. Minimum-phase filters with these envelopes
+    are applied to a band-limited pulse train of that pitch and to white noise.
+    Their sum is scaled to match the log-mels in each band and frame. On a CPU,
+    this is several times as fast as Griffin-Lim. The level of the log-mels only
+    changes the level of the waveform.
 
     After "Neural source-filter-based waveform model for statistical parametric
-    speech synthesis" (arXiv 1810.11946) and "DDSP: Differentiable Digital Signal
-    Processing" (arXiv 2001.04643). The scaling to mel magnitudes is our addition.
+    speech synthesis" (arXiv 1810.11946) and "DDSP: Differentiable Digital
+    Signal Processing" (arXiv 2001.04643). The scaling to mel magnitudes is our
+    addition.
 
     Arguments
     ---------
@@ -94,7 +95,7 @@ class SourceFilterVocoder(nn.Module):
         # The window is padded as in torch.stft.
         before = (n_fft - win_length) // 2
         padding = before, n_fft - win_length - before
-        # A model folder is built on the meta device, where these had no values.
+        # Models are built on the meta device, where these had no values.
         weight = self.norm.weight
         with torch.device("cpu" if weight.is_meta else weight.device):
             buffers = {
@@ -110,7 +111,7 @@ class SourceFilterVocoder(nn.Module):
 
     @property
     def settings(self) -> dict[str, float]:
-        """Settings of the log-mels under the names of ``LogMel.settings``."""
+        """Settings of the log-mels, named as in ``LogMel.settings``."""
         return {
             "sample_rate": self.sample_rate,
             "n_mel_channels": self.to_mels.shape[1],
@@ -152,7 +153,7 @@ class SourceFilterVocoder(nn.Module):
     ) -> torch.Tensor:
         """Synthesize waveforms [B, T * hop_length].
 
-        ``pitch`` [B, T] is the F0 in Hz, in training the true one. Noise is
+        ``pitch`` [B, T] is the F0 in Hz; in training, the true one. Noise is
         drawn from a generator on the CPU. With ``match``, the output is scaled
         to the log-mels of the controls, which fit only the original pitch.
         """
@@ -166,7 +167,7 @@ class SourceFilterVocoder(nn.Module):
         return self._match(wavs, controls.mels) if match else wavs
 
     def _filter(self, source, bands):
-        """Filter a signal [B, samples] by log-magnitudes of bands [B, T, K]."""
+        """Filter a signal [B, samples] with band log-magnitudes [B, T, K]."""
 
         def filtered(frames, bands):
             """Filter frames in the frequency domain."""
@@ -177,7 +178,7 @@ class SourceFilterVocoder(nn.Module):
         return self._by_frames(filtered, source, bands, 2 * self.hop_length)
 
     def _match(self, wavs, mels):
-        """Scale the bands of waveforms to log-mels [B, T, K]."""
+        """Scale the bands of waveforms to match log-mels [B, T, K]."""
 
         def scaled(frames, mels):
             """Scale the bands of frames."""
@@ -200,8 +201,8 @@ class SourceFilterVocoder(nn.Module):
     def _by_frames(self, change, signal, controls, size):
         """Process a signal [B, T * hop_length] by overlap-add, in blocks.
 
-        ``change`` maps frames [B, T, size], centered on their hops, and controls
-        [B, T, K] to frames [B, T, size or more].
+        ``change`` maps frames [B, T, size], centered on their hops, and
+        controls [B, T, K] to frames [B, T, size or more].
         """
         hop, (batch, number, _) = self.hop_length, controls.shape
         before = (size - hop) // 2
@@ -223,7 +224,7 @@ class SourceFilterVocoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Residual layer with a depthwise convolution and a mixing of channels."""
+    """Residual layer with a depthwise convolution and channel mixing."""
 
     def __init__(self, channels, kernel_size, dilation):
         super().__init__()
@@ -250,8 +251,8 @@ class _Layer(nn.Module):
 
 
 def f0(logits: torch.Tensor) -> torch.Tensor:
-    """Compute F0 [...] in Hz from logits of the pitch classes [..., CLASSES], as
-    the weighted mean of the most probable class and its neighbors."""
+    """Compute F0 [...] in Hz from pitch class logits [..., CLASSES], as the
+    weighted mean of the most probable class and its neighbors."""
     best = logits.argmax(-1, keepdim=True)
     classes = torch.arange(CLASSES, device=logits.device)
     far = (classes - best).abs() > 3
@@ -260,7 +261,7 @@ def f0(logits: torch.Tensor) -> torch.Tensor:
 
 
 def pitch_targets(f0: torch.Tensor) -> torch.Tensor:
-    """Compute target distributions over the pitch classes [..., CLASSES] from F0
+    """Compute target distributions over pitch classes [..., CLASSES] from F0
     [...] in Hz: Gaussians with a standard deviation of one class."""
     mean = 1200 / STEP * torch.log2(f0.clamp(min=LOWEST) / LOWEST)
     classes = torch.arange(CLASSES, device=f0.device)
@@ -270,9 +271,9 @@ def pitch_targets(f0: torch.Tensor) -> torch.Tensor:
 def pulse_train(
     f0: torch.Tensor, hop_length: int, sample_rate: int
 ) -> torch.Tensor:
-    """Generate band-limited pulses [B, T * hop_length] of unit power from the F0
-    [B, T] in Hz at the middle of each frame. They are sums of cosines of equal
-    amplitude, up to half the sampling rate.
+    """Generate band-limited pulses [B, T * hop_length] of unit power from the
+    F0 [B, T] in Hz at the center of each frame. They are sums of cosines of
+    equal amplitude, up to half the sampling rate.
 
     Example
     -------

@@ -19,7 +19,7 @@ SILENCE = LEVELS // 2
 
 
 class SampleErrors(NamedTuple):
-    """Cross-entropy of each sample [B, N] in nats, 0 if not valid, and the mask
+    """Cross-entropy of each sample [B, N] in nats, 0 if invalid, and the mask
     of valid samples [B, N]."""
 
     nats: torch.Tensor
@@ -78,9 +78,9 @@ class WaveNetDecoder(nn.Module):
     """WaveNet decoder with 256 mu-law levels. The default size is that of
     Chorowski et al. (2019) and requires a GPU.
 
-    Training predicts a random window of each utterance, with only the one
-    sample before it as context. Evaluation predicts whole utterances with full
-    context, window by window.
+    In training, it predicts a random window of each utterance, with only the
+    one sample before it as context. In evaluation, it predicts whole utterances
+    with full context, window by window.
 
     Arguments
     ---------
@@ -158,7 +158,7 @@ class WaveNetDecoder(nn.Module):
         wavs: torch.Tensor,
         wav_lengths: torch.Tensor,
     ) -> SampleErrors:
-        """Predict samples with teacher forcing, in training only those of a
+        """Predict samples with teacher forcing; in training, only those in a
         random window. Takes latents [B, T, input_dim], speaker embeddings
         [B, speaker_dim], waveforms [B, samples] in -1..1, and the relative
         lengths [B] of latents and waveforms."""
@@ -194,7 +194,7 @@ class WaveNetDecoder(nn.Module):
         return predictions.nats.sum(), predictions.valid.sum()
 
     def metrics(self, error: float) -> dict[str, float]:
-        """Return the mean error, in bits, by its name in the logs."""
+        """Return the mean error in bits, keyed by its name in the logs."""
         return {"bits_per_sample": error / math.log(2)}
 
     @torch.no_grad()
@@ -211,7 +211,7 @@ class WaveNetDecoder(nn.Module):
 
         All utterances share the random numbers of the seed, so batching does
         not change a waveform, unless rounding flips a sample. The global random
-        state is not used."""
+        state is unused."""
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, dtype=torch.float32)
         mask = frame_mask(latents, lengths)
@@ -254,7 +254,7 @@ class WaveNetDecoder(nn.Module):
         """Return levels, previous levels and the mask of valid samples,
         [B, T, samples_per_token] each."""
         valid = frame_mask(wavs.unsqueeze(2), wav_lengths)
-        # NaNs are detected in the features, not here.
+        # NaN is detected in the features, not here.
         wavs = wavs.float().nan_to_num().clamp(-1, 1)
         levels = mu_law_encoding(wavs, LEVELS)
         shape = (*mask.shape, self.samples_per_token)
@@ -284,9 +284,9 @@ class WaveNetDecoder(nn.Module):
 
 
 class Steps:
-    """State of a WaveNet during generation. Each layer stores its past inputs in
-    a ring buffer (Le Paine et al. 2016, arXiv 1611.09482). All layers share one
-    matrix product for past taps, and one for skip connections.
+    """State of a WaveNet during generation. Each layer stores its past inputs
+    in a ring buffer (Le Paine et al. 2016, arXiv 1611.09482). All layers share
+    one matrix product for past taps, and one for skip connections.
     """
 
     def __init__(self, decoder: WaveNetDecoder, batch: int):
@@ -375,7 +375,7 @@ def generate(
         ):
             logits = steps.step(level, positions, biases)
             cumulative = logits.softmax(1).cumsum_(1)
-            # The last sum is left out, as rounding may keep it below 1.
+            # The last sum is omitted, because rounding may leave it below 1.
             level = (cumulative[:, :-1] < draw).sum(1)
             levels.append(level)
     return torch.stack(levels, 1)

@@ -1,4 +1,4 @@
-"""Checks and defaults of the constructor arguments of ``VectorQuantizer``."""
+"""Check the constructor arguments of ``VectorQuantizer``, and set defaults."""
 
 import math
 from numbers import Real
@@ -13,7 +13,7 @@ from speechbrain_vq.nnet.utils import check_choice, check_sizes
 def resolve_arguments(given: dict[str, Any]) -> SimpleNamespace:
     """Check the arguments of ``VectorQuantizer``, and replace None by defaults.
 
-    Raises ValueError if a value is out of range or two arguments conflict.
+    Raises ValueError if a value is out of range or arguments conflict.
     """
     args = SimpleNamespace(**given)
     check_choice("composition", args.composition, ("product", "residual"))
@@ -38,10 +38,10 @@ def resolve_arguments(given: dict[str, Any]) -> SimpleNamespace:
         "ema_decay needs codebook='ema'.": (
             args.ema_decay and args.codebook != "ema"
         ),
-        "quantizer_dropout needs composition='residual': a product needs all "
-        "its codebooks.": args.quantizer_dropout and not is_residual,
-        "unit_length, FSQ and LFQ need composition='product' and exclude one "
-        "another.": is_residual + args.unit_length + is_lattice > 1,
+        "quantizer_dropout needs composition='residual': a product needs "
+        "all its codebooks.": args.quantizer_dropout and not is_residual,
+        "unit_length, FSQ and LFQ need composition='product' and are "
+        "mutually exclusive.": is_residual + args.unit_length + is_lattice > 1,
         "unit_length and FSQ lose the scale that denormalize would restore.": (
             args.denormalize and (args.unit_length or args.codebook == "fsq")
         ),
@@ -58,8 +58,8 @@ def resolve_arguments(given: dict[str, Any]) -> SimpleNamespace:
         args.codebook_dim, remainder = divmod(args.input_dim, parts)
         if remainder:
             raise ValueError(
-                f"input_dim={args.input_dim} does not divide into "
-                f"{args.num_codebooks} codebooks: set codebook_dim."
+                f"input_dim={args.input_dim} is not divisible by "
+                f"num_codebooks={args.num_codebooks}: set codebook_dim."
             )
     check_sizes(codebook_dim=args.codebook_dim)
     args.latent_dim = parts * args.codebook_dim
@@ -67,7 +67,7 @@ def resolve_arguments(given: dict[str, Any]) -> SimpleNamespace:
         default = max(20480, 4 * args.codebook_size)
         args.reservoir_size = default if kind.is_reinitialized else 0
     check_sizes(least=0, reservoir_size=args.reservoir_size)
-    # With DiVeQ, the loss of the model itself trains the codewords.
+    # With DiVeQ, the model's own loss trains the codewords.
     no_loss = args.estimator == "diveq" or args.codebook == "fsq"
     if args.commitment_weight is None:
         args.commitment_weight = 0.0 if no_loss else 0.25

@@ -1,4 +1,4 @@
-"""Codebooks, learned or fixed, that code latents."""
+"""Learned and fixed codebooks."""
 
 import math
 from typing import NamedTuple
@@ -16,8 +16,8 @@ _MAX_COMPARED = 20480
 
 
 class Reinit(NamedTuple):
-    """Mean squared distance between latents and their quantization after and
-    before a re-initialization, measured on at most 20,480 latents."""
+    """Mean squared quantization error after and before a re-initialization,
+    measured on at most 20,480 latents."""
 
     inertia: float
     previous_inertia: float
@@ -30,11 +30,11 @@ def number_codes(indices: Tensor, codebook_size: int) -> Tensor:
 
 
 class Codebook(nn.Module):
-    """Codebooks that jointly code latents and are trained by gradient.
+    """Codebooks that jointly quantize latents, trained by gradient descent.
 
-    Either each codebook codes a slice of the latent (product quantization:
-    Jegou et al., 2011, section II-B), or each codes the residual of those
-    before it (residual quantization: Zeghidour et al., SoundStream, arXiv
+    Either each codebook quantizes a slice of the latent (product quantization:
+    Jegou et al., 2011, section II-B), or each quantizes the residual of the
+    previous ones (residual quantization: Zeghidour et al., SoundStream, arXiv
     2107.03312, section III-C).
 
     Arguments
@@ -46,7 +46,7 @@ class Codebook(nn.Module):
         ``"uniform"``: in (-1/K, 1/K), as in van den Oord et al. (2017);
         ``"xavier"``: uniform up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010).
     residual : bool
-        Whether each codebook codes the residual of those before it.
+        Whether each codebook quantizes the residual of the previous ones.
     unit_length : bool
         Whether codewords are scaled to unit length before use.
 
@@ -72,7 +72,7 @@ class Codebook(nn.Module):
         super().__init__()
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
         self.residual, self.unit_length = residual, unit_length
-        # Codewords before the last EMA update; None if trained by gradient.
+        # Codewords before the last EMA update; None for other codebooks.
         self.previous = None
         sizes = num_codebooks, codebook_size, codebook_dim
         weight = torch.empty(sizes, dtype=torch.float32)
@@ -100,8 +100,8 @@ class Codebook(nn.Module):
         return self._scale(parts)
 
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Code latents [N, D] by a table of c codebooks [c, K, d]. Return
-        codes [N, c] and the vectors that each codebook quantizes, [N, c, d]."""
+        """Quantize latents [N, D] with c codebooks [c, K, d]. Return codes
+        [N, c] and the vectors that each codebook quantizes, [N, c, d]."""
         indices, targets = [], []
         parts = latents.unflatten(1, (-1, table.shape[2]))
         for book, words in enumerate(table):
@@ -124,16 +124,16 @@ class Codebook(nn.Module):
         return words.view(*indices.shape, table.shape[2])
 
     def combine(self, codewords: Tensor) -> Tensor:
-        """Sum or concatenate codewords [N, c, d] to latents [N, D]."""
+        """Sum or concatenate codewords [N, c, d] into latents [N, D]."""
         return codewords.sum(1) if self.residual else codewords.flatten(1)
 
     def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
-        """Update the codebook from vectors [N, c, d] with codes [N, c], if the
-        mask [N] is True; does nothing if it is trained by gradient."""
+        """Update the codebook from vectors [N, c, d] with codes [N, c] where
+        the mask [N] is True. A no-op for codebooks trained by gradient."""
 
     @torch.no_grad()
     def reinitialize(self, latents: Tensor, start: str, generator) -> Reinit:
-        """Replace codewords by k-means centroids of latents [N, D]; see
+        """Replace codewords with k-means centroids of latents [N, D]; see
         ``VectorQuantizer.reinitialize``."""
         sample = latents[:: -(-len(latents) // _MAX_COMPARED)]
         before = self._error(sample)
@@ -154,20 +154,20 @@ class Codebook(nn.Module):
         return nn.functional.normalize(vectors, dim=2)
 
     def _fix(self, weight: Tensor) -> None:
-        """Store the codewords as a buffer, which gets no gradient."""
+        """Store the codewords as a buffer, without gradients."""
         del self.weight
         self.register_buffer("weight", weight)
 
     def _error(self, latents: Tensor) -> float:
-        """Mean squared distance of latents [N, D] to their quantization."""
+        """Mean squared quantization error of latents [N, D]."""
         indices, _ = self.code(latents, self.table)
         errors = latents - self.combine(self(indices))
         return float(errors.square().sum(1).mean())
 
     @torch.no_grad()
     def _replace(self, book, centroids, counts) -> None:
-        """Set a codebook to centroids [K, d], which ``counts`` [K] vectors
-        were assigned to."""
+        """Set a codebook to centroids [K, d] with ``counts`` [K] vectors
+        assigned to each."""
         self.weight[book] = centroids.to(self.weight)
 
 
@@ -175,9 +175,9 @@ class EMACodebook(Codebook):
     """Codebooks whose codewords are exponential moving averages of the vectors
     assigned to them (van den Oord et al., 2017, appendix A.1), over all ranks.
 
-    Each average starts from one vector, the initial codeword, and a code that
-    is not chosen does not move. The averages are not in the ``state_dict``:
-    loading one restarts them from its codewords.
+    Each average starts from one vector, the initial codeword, and unused codes
+    do not move. The averages are not in the ``state_dict``: loading one
+    restarts them from its codewords.
 
     Takes the arguments of ``Codebook``, and ``decay``: the weight of the old
     average in each batch.
@@ -220,7 +220,7 @@ class EMACodebook(Codebook):
 
     @torch.no_grad()
     def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
-        """Update the averages and the codewords, see ``Codebook``."""
+        """Update the averages and the codewords; see ``Codebook``."""
         if not (self.training and self.learnable):
             return
         books, size, dim = self.weight.shape
@@ -236,7 +236,7 @@ class EMACodebook(Codebook):
         share = counts.to(update.dtype) * (1 - self.decay)
         self.ema_sum.lerp_(update[..., :-1], share.unsqueeze(2))
         self.ema_count.lerp_(update[..., -1], share)
-        # Without a new vector, a mean changes by rounding only, which adds up.
+        # Without a new vector, a mean changes only by rounding, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
         self.previous = self.table.clone()
@@ -244,9 +244,9 @@ class EMACodebook(Codebook):
 
     def _replace(self, book, centroids, counts) -> None:
         super()._replace(book, centroids, counts)
-        # The total count of the codebook stays.
+        # The codebook's total count is unchanged.
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
-        # A tiny count lets the next vectors that choose an empty code place it.
+        # With a tiny count, the next vectors assigned to an empty code set it.
         mass = (share * self.ema_count[book].sum()).clamp(min=1e-6)
         self.ema_count[book] = mass
         self.ema_sum[book] = self.weight[book] * mass.unsqueeze(1)
@@ -262,7 +262,7 @@ class FSQCodebook(Codebook):
     Arguments
     ---------
     num_codebooks, codebook_size, codebook_dim : int
-        C, K and d; K must be a product of d numbers of levels.
+        C, K and d; K must be the product of the levels in d dimensions.
     **options
         Other arguments of ``Codebook``, ignored.
 
@@ -285,8 +285,8 @@ class FSQCodebook(Codebook):
         if min(self.levels) < 2:
             raise ValueError(
                 f"codebook_size={size} is not a product of codebook_dim={dim} "
-                "numbers of levels above 1: with a power of 2 "
-                f"codebook_dim={self.default_dim(size)} works."
+                "integers above 1, the levels per dimension. For a power of 2, "
+                f"use codebook_dim={self.default_dim(size)}."
             )
         dtype = self.weight.dtype
         axes = [torch.linspace(-1, 1, n, dtype=dtype) for n in self.levels]
@@ -299,11 +299,11 @@ class FSQCodebook(Codebook):
         return max(round(math.log2(codebook_size) / cls.bits_per_dim), 1)
 
     def constrain(self, parts: Tensor) -> Tensor:
-        """Bound latents, see ``Codebook``."""
+        """Bound latents; see ``Codebook``."""
         return parts.tanh()
 
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Round latents, see ``Codebook``."""
+        """Round latents; see ``Codebook``."""
         parts = latents.unflatten(1, (-1, table.shape[2]))
         # The last dimension varies fastest, as in the table.
         indices = 0
@@ -319,8 +319,8 @@ class FSQCodebook(Codebook):
 
 class LFQCodebook(FSQCodebook):
     """Fixed codebooks of lookup-free quantization (Yu et al., 2023, arXiv
-    2310.05737, section 3.1): the corners of a cube. The code of a latent is the
-    signs of its d elements.
+    2310.05737, section 3.1): the corners of a cube. The signs of a latent's d
+    elements are its code.
 
     Takes the arguments of ``FSQCodebook``; K must be 2 to the power of d.
 
@@ -342,9 +342,9 @@ class LFQCodebook(FSQCodebook):
 
 
 class SimVQCodebook(Codebook):
-    """Codebooks of fixed random vectors under a learned linear map, so that
-    each gradient moves all codewords (SimVQ: Zhu et al., 2024, arXiv
-    2411.02038, section 3). Takes the arguments of ``Codebook``.
+    """Codebooks of fixed random vectors under a learned linear map, so each
+    gradient moves all codewords (SimVQ: Zhu et al., 2024, arXiv 2411.02038,
+    section 3). Takes the arguments of ``Codebook``.
 
     Example
     -------
@@ -379,8 +379,8 @@ CODEBOOKS = {
 
 
 def _divide_levels(codebook_size: int, codebook_dim: int) -> list[int]:
-    """Factor a codebook size into numbers of levels, as even as possible. Those
-    for the sizes of Mentzer et al. (2023), table 1, are theirs."""
+    """Factor a codebook size into levels per dimension, as evenly as possible.
+    For the sizes in Mentzer et al. (2023), table 1, they equal the paper's."""
     factors, remaining, prime = [], codebook_size, 2
     while remaining > 1:
         while remaining % prime:

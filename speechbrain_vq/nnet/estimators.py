@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Return the codewords bit for bit; pass the gradient on unchanged."""
+    """Return the codewords exactly; pass the gradient on unchanged."""
 
     generate_vmap_rule = True
 
@@ -38,10 +38,10 @@ def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
 
 
 def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): a rotation and
-    a scaling map each latent onto its codeword, and are constants in the
-    backward pass. Straight-through if latent or codeword is zero. Arguments and
-    output are those of ``straight_through``.
+    """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): rotate and
+    scale each latent onto its codeword, with rotation and scale constant in the
+    backward pass. Straight-through if the latent or the codeword is zero. Takes
+    and returns the same as ``straight_through``.
     """
     codewords = codewords.detach()
     limits = torch.finfo(latents.dtype)
@@ -63,11 +63,11 @@ def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
 
 
 def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply DiVeQ (Vali et al., ICLR 2026, arXiv 2509.26469): the output is the
-    latent plus the error, whose direction is a constant in the backward pass
-    and whose length is not. Latents and codewords both get gradients, so that
-    codebook and commitment loss are not needed. Arguments and output are those
-    of ``straight_through``.
+    """Apply DiVeQ (Vali et al., ICLR 2026, arXiv 2509.26469): add the error to
+    the latent, with gradients through the error's length but not through its
+    direction. Latents and codewords both get gradients, so no codebook or
+    commitment loss is needed. Takes and returns the same as
+    ``straight_through``.
 
     >>> codeword = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> diveq(torch.zeros(2), codeword)[0].backward()

@@ -15,23 +15,23 @@ logger = logging.getLogger(__name__)
 # lower the inertia by 1 to 2 %, and are still faster than scikit-learn's fit.
 _TRIES = 2
 
-# Maximum number of seeds whose candidates share a matrix product, and of the
-# elements of that product.
+# Maximum number of seeds whose candidates share a matrix product, and maximum
+# size of that product.
 _GROUP, _GROUP_ELEMENTS = 8, 2**21
 
-# Maximum number of clusters with exact search and seeding. Above it, both use
-# sqrt(K) clusters of a sample of _PART_VECTORS vectors each: with K = 8,192, a
-# tenth of the time for an inertia 1 to 10 % higher.
+# Maximum number of clusters with exact search and seeding. Above it, both use a
+# coarse clustering into sqrt(K) parts, computed from _PART_VECTORS vectors per
+# part: with K = 8,192, a tenth of the time for an inertia 1 to 10 % higher.
 _MAX_EXACT = 4096
 _PART_VECTORS, _PART_ITERATIONS = 256, 5
 
-# Maximum number of rounds that move empty clusters; one nearly always suffices.
+# Maximum number of rounds of moving empty clusters; one nearly always suffices.
 _REPAIRS = 10
 
 
 class KMeansResult(NamedTuple):
     """Result of ``kmeans``: finite fp32 centroids [K, D], the sum of squared
-    distances of all vectors to theirs, and numbers of vectors of each [K]."""
+    distances from vectors to their centroids, and vectors per centroid [K]."""
 
     centroids: Tensor
     inertia: Tensor
@@ -50,13 +50,13 @@ def kmeans(
     """Cluster vectors in fp32 on their device, by greedy k-means++ seeding and
     Lloyd's iterations.
 
-    Each seed is the best of 2 (2 + ln K) candidates, which are drawn with a
-    probability proportional to the squared distance (Arthur & Vassilvitskii,
+    Each seed is the best of 2 (2 + ln K) candidates, which are drawn with
+    probabilities proportional to squared distances (Arthur & Vassilvitskii,
     "k-means++: The Advantages of Careful Seeding", 2007, last section). An
     empty cluster moves to the vector farthest from its centroid.
 
     With more than 4,096 clusters, seeds are chosen within the parts of a coarse
-    clustering and vectors are assigned by ``InvertedLists``, in O(N sqrt(K)).
+    clustering, and ``InvertedLists`` assigns vectors, in O(N sqrt(K)).
 
     Arguments
     ---------
@@ -64,16 +64,16 @@ def kmeans(
         Vectors [N, D] of any real floating dtype, all finite.
     num_clusters : int
         Number of centroids K. If there are fewer distinct vectors, distinct
-        jittered copies of them are added, and a warning is logged.
+        jittered copies of them are added, with a warning.
     max_iterations : int
         Maximum number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
-        Relative decrease of the inertia at which iterations stop.
+        Relative decrease in inertia at which iterations stop.
     generator : torch.Generator or int, optional
         Random generator or seed; by default the global CPU generator.
     init : torch.Tensor, optional
-        Initial centroids [K, D]; each keeps its index. Those that are nearest
-        to no vector are replaced by new seeds, or by jittered copies.
+        Initial centroids [K, D], which keep their indices. Those without
+        vectors are replaced with new seeds, or with jittered copies.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def kmeans(
         generator = torch.default_generator
     elif isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
-    # A power of two scales exactly, and keeps squares from over- or underflow.
+    # Scaling by a power of two is exact, and prevents over- and underflow.
     exponent = torch.frexp(x.abs().amax()).exponent
     scale = torch.ldexp(torch.ones_like(x[0, 0]), exponent - 1)
     points, counts = torch.unique(x / scale, dim=0, return_counts=True)
@@ -164,14 +164,14 @@ def _check(x, num_clusters, init):
 
 def _seed(points, weights, num_seeds, generator, closest=None):
     """Choose ``num_seeds`` of the weighted points [U, D] as seeds by greedy
-    k-means++. ``closest`` [U] holds squared distances to seeds that already
-    exist. Candidates of a group of seeds are drawn from the same distances, so
-    that they share one matrix product."""
+    k-means++. ``closest`` [U] contains squared distances to existing seeds. The
+    candidates for a group of seeds are drawn from the same distances, so they
+    share one matrix product."""
     num_tries = _TRIES * (2 + int(math.log(num_seeds)))
     draws = torch.empty(num_seeds, num_tries, dtype=torch.float64)
     draws = draws.to(generator.device).uniform_(generator=generator)
     draws = draws.to(points.device)
-    # A minimum distance, so that points too close for fp32 can be drawn.
+    # A minimum distance lets points too close for fp32 be drawn.
     tiny = torch.finfo(torch.float32).tiny
     if closest is None:
         closest = torch.full_like(weights, 1e9)
@@ -186,7 +186,8 @@ def _seed(points, weights, num_seeds, generator, closest=None):
     buffer = points.new_empty(largest, num_tries, len(points))
     seeds = []
     while len(seeds) < num_seeds:
-        # Outdated distances do no harm if the group is small among all seeds.
+        # Outdated distances are harmless if the group is a small part of all
+        # seeds.
         size = max(1, min(largest, len(seeds) // 16))
         # An fp32 sum would lose the lightest of many points.
         mass = (closest * available).cumsum(0, dtype=torch.float64)
@@ -201,7 +202,7 @@ def _seed(points, weights, num_seeds, generator, closest=None):
             closest = nearer[best].clamp(min=tiny)
             seeds.append(tries[best])
             available[seeds[-1]] = 0
-    # Duplicates within a group are replaced by the farthest points.
+    # Duplicates within a group are replaced with the farthest points.
     seeds = torch.stack(seeds).unique()
     farthest = (closest * available).topk(num_seeds - len(seeds)).indices
     return points[torch.cat([seeds, farthest])]
@@ -209,7 +210,7 @@ def _seed(points, weights, num_seeds, generator, closest=None):
 
 def _coarse_centroids(points, weights, parts, generator):
     """Cluster a sample of weighted points [U, D] into ``parts`` clusters."""
-    # Points are sorted, so evenly spaced ones are spread as all of them.
+    # Points are sorted, so evenly spaced ones are distributed like all points.
     step = max(1, len(points) // (_PART_VECTORS * parts))
     points, weights = points[::step].contiguous(), weights[::step].contiguous()
     centroids = _seed(points, weights, parts, generator)
@@ -218,8 +219,8 @@ def _coarse_centroids(points, weights, parts, generator):
 
 
 def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
-    """Choose seeds as ``_seed`` does; if ``coarse`` centroids are given, within
-    their clusters, in proportion to the inertia of each."""
+    """Choose seeds as ``_seed`` does. If ``coarse`` centroids are given, choose
+    within their clusters, in proportion to each cluster's inertia."""
     if coarse is None:
         return _seed(points, weights, num_seeds, generator, closest)
     labels, distances = nearest_with_distances(points, coarse)
@@ -230,7 +231,7 @@ def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
     share.index_add_(0, labels, (distances * weights).double())
     share.clamp_(min=torch.finfo(share.dtype).tiny)
     while (missing := num_seeds - int(numbers.sum())) > 0:
-        # A full part, whose points are all seeds, leaves its share to others.
+        # If all points of a part are seeds, other parts get its share.
         share[numbers >= sizes] = 0
         more = (share / share.sum() * missing).floor().long()
         if not more.any():
@@ -248,7 +249,7 @@ def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
 
 
 def _lloyd(points, weights, centroids, max_iterations, tolerance, coarse=None):
-    """Run Lloyd's iterations in place; no centroid ends without points."""
+    """Run Lloyd's iterations in place, leaving no centroid without points."""
     labels, distances = _assign(points, centroids, coarse)
     inertia = float(distances.dot(weights))
     for _ in range(max_iterations):
@@ -274,9 +275,9 @@ def _assign(points, centroids, coarse=None):
 
 def _move(points, weights, centroids, labels):
     """Move each centroid to the mean of its points, in place."""
-    # Rows are sorted, as atomic additions are not deterministic on a GPU, and
-    # ranks must agree. Differences are summed, as a common offset of all points
-    # would cost precision.
+    # Rows are sorted because atomic additions are not deterministic on a GPU,
+    # and ranks must agree. Summing differences avoids the loss of precision
+    # from an offset common to all points.
     order = labels.argsort(stable=True)
     masses = weights[order].unsqueeze(1)
     steps = (points - centroids[labels])[order] * masses

@@ -1,4 +1,4 @@
-"""Losses of a quantizer, and metrics of a batch."""
+"""Quantizer losses and batch metrics."""
 
 import math
 
@@ -17,13 +17,13 @@ def quantization_loss(
     codebook_weight: float,
     over_ranks: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the weighted codebook and commitment loss (van den Oord et al.,
-    2017, equation 3), and the sum of squared errors [c] of each codebook.
+    """Compute the weighted sum of codebook and commitment loss (van den Oord et
+    al., 2017, equation 3), and the sum of squared errors [c] of each codebook.
 
     ``targets`` [N, c, d] are quantized to ``codewords`` [N, c, d]; ``mass`` [N]
-    is 1 for valid vectors, else 0. Losses are means over the elements of valid
-    vectors; with ``over_ranks``, they are scaled such that DDP's average of the
-    gradients is that of the mean over all ranks.
+    is 1 for valid vectors and 0 otherwise. Losses are means over the elements
+    of valid vectors. With ``over_ranks``, they are scaled so that the gradients
+    averaged by DDP are those of the mean over all ranks.
 
     >>> x, codewords = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
     >>> quantization_loss(x, codewords, torch.ones(2), 0.25, 1.0, False)
@@ -32,7 +32,7 @@ def quantization_loss(
     number = mass.sum()
     if over_ranks:
         number = sum_over_ranks(number) / world_size()
-    # Without a valid vector the numerator is 0.
+    # Without valid vectors, the numerator is 0.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
     commitment = mass @ _squares(targets, codewords.detach())
     codebook = mass @ _squares(targets.detach(), codewords)
@@ -45,18 +45,18 @@ def _squares(x: Tensor, y: Tensor) -> Tensor:
     return nn.functional.mse_loss(x, y, reduction="none").sum(-1)
 
 
-def usage_loss(
+def entropy_loss(
     targets: Tensor, codebook: Tensor, mass: Tensor, sq_errors: Tensor
 ) -> Tensor:
-    """Compute how uneven the usage of the codes is, in 0..1: 1 - H / ln K, with
-    H the entropy of the mean soft assignment, averaged over the codebooks.
+    """Compute the entropy loss in 0..1: 1 - H / ln K, where H is the entropy of
+    the mean soft assignment, averaged over the codebooks. 0 is uniform usage.
 
     This is the batch entropy of Yu et al. (2023, arXiv 2310.05737, equation 5)
     for any codebook [C, K, d], over all ranks, with the mean squared error as
     the temperature. ``sq_errors`` [c] are those of ``quantization_loss``. At
-    most 2 ** 17 / K vectors, or 64, are used, spread evenly. Gradients
-    grow as the temperature falls; to limit them, the loss is scaled down with
-    the error once that is below 1/20 of the squared length of the targets.
+    most 2 ** 17 / K vectors, or 64, are used, spread evenly. Gradients grow as
+    the temperature falls. To limit them, the loss is scaled down with the error
+    once this is below 1/20 of the squared length of the targets.
     """
     squares = mass @ targets.detach().square().sum(2)
     number = mass.sum().expand_as(sq_errors)
@@ -73,13 +73,13 @@ def usage_loss(
     for vectors, words, scale in zip(
         targets.unbind(1), codebook, temperature, strict=False
     ):
-        # |x|^2 is left out, as it is the same for every code.
+        # |x|^2 is omitted because it is the same for every code.
         bias = -words.square().sum(1) / scale
         logits = torch.addmm(bias, vectors * (2 / scale), words.t())
         shares.append(mass @ torch.softmax(logits, dim=1))
     share = _sum_codebooks(torch.stack(shares), codebook)
     share = share / share.sum(1, keepdim=True).clamp(min=1e-9)
-    # At a share of 0, where a softmax underflows, the log has no gradient.
+    # If the softmax underflows to 0, the log alone would have no gradient.
     nats = -(share * (share + 1e-12).log()).sum(1)
     return (weight * (1 - nats / max(math.log(share.shape[1]), 1e-9))).mean()
 
@@ -119,7 +119,7 @@ def batch_metrics(
 ) -> dict[str, Tensor]:
     """Compute the metrics of ``VQOutput`` for latents [N, D] with a mass [N]
     and codes [N, c] of a codebook [C, K, d]. All but the perplexity are sums,
-    which can be added up over batches; that is NaN without a codebook."""
+    which can be added over batches. The perplexity is NaN if c is 0."""
     counts = torch.zeros_like(codebook[..., 0])
     codes = number_codes(indices, counts.shape[1]).flatten()
     each = mass.unsqueeze(1).expand_as(indices).flatten()
@@ -136,7 +136,7 @@ def batch_metrics(
 
 
 def entropy(counts: Tensor) -> Tensor:
-    """Compute entropies [...] in nats of the distributions with counts
+    """Compute the entropies [...] in nats of distributions with counts
     [..., K]; 0 if all counts are 0."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     return -torch.special.xlogy(share, share).sum(-1)

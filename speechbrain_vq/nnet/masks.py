@@ -12,10 +12,10 @@ def frame_mask(
     """Compute the mask [B, T, ...] of the valid frames of x [B, T, ..., D].
 
     Lengths [B] are in frames if integer, and relative to T if floating point.
-    Unlike in SpeechBrain, relative lengths are rounded to frames; without
+    Unlike in SpeechBrain, relative lengths are rounded to whole frames; without
     rounding, one in twenty is a frame too long. If a ``mask`` is given instead,
-    it is checked and returned. The range of lengths is checked on the CPU only,
-    as it would need a sync on a GPU.
+    it is checked and returned. The range of lengths is checked only on the CPU,
+    since on a GPU this would require a sync.
 
     >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([1.0, 7 / 13])).sum(1)
     tensor([13,  7])
@@ -24,7 +24,7 @@ def frame_mask(
     """
     if mask is not None:
         if lengths is not None:
-            raise ValueError("Give lengths or mask, not both.")
+            raise ValueError("Pass lengths or mask, not both.")
         if mask.dtype is not torch.bool:
             raise TypeError(f"mask must be boolean, got {mask.dtype}.")
         if mask.shape != x.shape[:-1]:
@@ -52,13 +52,13 @@ def frame_mask(
             f"lengths in {lengths.dtype} are too coarse for {time} frames: "
             "pass them in float32, or as integers (frames)."
         )
-    # Lengths in frames, but in floating point, would be taken for full length.
+    # Floating-point lengths in frames would all be taken as full length.
     if lengths.device.type == "cpu" and is_read:
         limit = 1 + 1e-4 if relative else time
         if not ((lengths >= 0) & (lengths <= limit)).all():
             unit = f"in frames, in 0..{time}"
             if relative:
-                unit = "relative to the longest of the batch, in 0..1"
+                unit = "relative to the longest in the batch, in 0..1"
             raise ValueError(
                 f"lengths of {lengths.dtype} are {unit}; got values from "
                 f"{float(lengths.min()):g} to {float(lengths.max()):g}."

@@ -11,11 +11,11 @@ from speechbrain_vq.nnet.utils import (
 )
 
 # During the warm-up, initial statistics are replaced if the variance grows by
-# more than this factor, or if the squared shift of the mean, divided by the
-# variance, exceeds this limit in three batches (it is below 3 at 70 % silence).
+# more than this factor, or if the squared shift of the mean over the variance
+# exceeds this limit in three batches (it is below 3 at 70 % silence).
 _MAX_GROWTH, _MAX_SHIFT = 4, 9
-# Batches with a smaller variance, divided by the mean square of the feature
-# means, are not used for initial statistics.
+# Minimum ratio of the variance to the mean square of the feature means, for a
+# batch to be used for initial statistics.
 _MIN_VARIANCE = 1e-9
 
 
@@ -25,17 +25,18 @@ class MaskedBatchNorm(nn.Module):
 
     Equivalent to ``torch.nn.BatchNorm1d`` (Ioffe and Szegedy, 2015) if all
     frames are valid, and to ``SyncBatchNorm`` in a distributed run. Running
-    statistics are a plain mean over the first 1 / ``momentum`` batches, so that
+    statistics are a plain mean over the first 1 / ``momentum`` batches, so
     evaluation works after a few steps. A batch without valid frames is
-    normalized by them, and does not change them.
+    normalized with the running statistics, and does not change them.
 
     Initial statistics (Salimans and Kingma, 2016, arXiv 1602.07868, section 3)
     are the feature means and the common variance of one of the first three
-    batches: the one of median variance, so that neither silence nor noise sets
-    them. Until then, batches with over four times the variance are normalized
-    by their own. During a warm-up, the latest three batches replace the
-    statistics if the variance has grown over fourfold, which would amplify the
-    outputs, or if all three means are over three standard deviations away.
+    batches: the one with the median variance, so that neither silence nor noise
+    sets them. Among these, a batch with over four times the variance is
+    normalized with its own statistics. During a warm-up, the latest three
+    batches replace the statistics if the variance has more than quadrupled,
+    which would amplify the outputs, or if all three means are more than three
+    standard deviations away.
 
     Arguments
     ---------
@@ -48,9 +49,9 @@ class MaskedBatchNorm(nn.Module):
     affine : bool
         Whether to learn a scale and a shift for each feature.
     statistics : str
-        Statistics that normalize in training: ``"batch"``; ``"running"``,
-        including this batch but without gradient, for small or correlated
-        batches; or ``"initial"``, see above.
+        Statistics for normalization in training: ``"batch"``; ``"running"``,
+        updated with the current batch but without gradient, for small or
+        correlated batches; or ``"initial"``, see above.
 
     Example
     -------
@@ -94,7 +95,7 @@ class MaskedBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         mean = state_dict.get(f"{prefix}running_mean")
         if mean is not None:
-            # Loaded statistics are final, unless the norm had seen no batch.
+            # Loaded statistics are final, unless the norm was not yet trained.
             is_new = not mean.is_meta and not mean.any()
             self._start_counting(0 if is_new else 2**31)
 
@@ -108,7 +109,7 @@ class MaskedBatchNorm(nn.Module):
         x : torch.Tensor
             Input, [..., num_features].
         mask : torch.Tensor, optional
-            Booleans, [...], True at valid frames. Invalid frames are
+            Boolean mask, [...], True at valid frames. Invalid frames are
             normalized too, and must be finite.
         warmup : bool
             Whether ``"initial"`` statistics may be replaced.
@@ -120,8 +121,8 @@ class MaskedBatchNorm(nn.Module):
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
-                f"MaskedBatchNorm normalizes {self.num_features} features, got "
-                f"a tensor of shape {tuple(x.shape)}."
+                f"MaskedBatchNorm expects {self.num_features} features, got a "
+                f"tensor of shape {tuple(x.shape)}."
             )
         refuse_transform(self)
         with torch.autocast(x.device.type, enabled=False):
@@ -143,7 +144,7 @@ class MaskedBatchNorm(nn.Module):
             return torch.addcmul(self.bias, x - mean, scale * self.weight)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undo the normalization of y [..., num_features] by the running
+        """Undo the normalization of y [..., num_features] with the running
         statistics, in fp32."""
         scale, y = torch.sqrt(self.running_var + self.eps), y.float()
         if self.weight is not None:
@@ -153,7 +154,7 @@ class MaskedBatchNorm(nn.Module):
         return torch.addcmul(self.running_mean, y, scale)
 
     def _moments(self, x, mask, warmup):
-        """Compute mean and variance of each feature, and update the running
+        """Compute the mean and variance of each feature, and update the running
         statistics."""
         flat = x.reshape(-1, self.num_features)
         share = mask.reshape(-1).to(flat.dtype)
@@ -183,29 +184,29 @@ class MaskedBatchNorm(nn.Module):
         self.running_var.lerp_(unbiased, share)
 
     def _choose(self, mean, variance):
-        """Return the mean and variance that normalize a batch. One of the first
-        three whose variance is large uses its own: amplified, it would give a
-        gradient that dwarfs those of later steps."""
+        """Return the mean and variance to normalize a batch with. One of the
+        first three batches uses its own if its variance is large: amplified, it
+        would produce a gradient that dwarfs those of later steps."""
         own = variance.mean()
-        is_wild = own > _MAX_GROWTH * self.running_var[0]
-        is_wild &= self.num_batches <= 3
+        is_outlier = own > _MAX_GROWTH * self.running_var[0]
+        is_outlier &= self.num_batches <= 3
         return (
-            torch.where(is_wild, mean, self.running_mean),
-            torch.where(is_wild, own, self.running_var),
+            torch.where(is_outlier, mean, self.running_mean),
+            torch.where(is_outlier, own, self.running_var),
         )
 
     def _is_settled(self):
         """Return whether initial statistics are known to be final; always False
-        on a GPU, where reading the count would need a sync."""
+        on a GPU, where reading the count would require a sync."""
         if self.statistics != "initial" or torch.compiler.is_compiling():
             return False
         count = self.num_batches
         return count.device.type == "cpu" and int(count) >= 3
 
     def _settle(self, mean, variance, count, warmup):
-        """Set initial statistics: those of the first batch, then of the one
-        with the larger variance of two or the median variance of three."""
-        # The variance of equal vectors is nothing but rounding.
+        """Set initial statistics: those of the first batch, then of the batch
+        with the larger variance of two, or the median variance of three."""
+        # The variance of equal vectors is only rounding noise.
         level = mean.square().mean()
         counts = (count > 0) & (variance.mean() > _MIN_VARIANCE * level)
         index = torch.arange(3, device=mean.device)
@@ -215,7 +216,7 @@ class MaskedBatchNorm(nn.Module):
             torch.where(is_this.view(3, 1, 1), moments, self.last_moments)
         )
         self.num_batches += counts
-        # Rows that are not yet filled are zero, and sort before the others.
+        # Rows not yet filled are zero, and sort before the others.
         order = self.last_moments[:, 1, 0].argsort(stable=True)
         chosen = torch.where(self.num_batches < 3, order[2], order[1])
         moments = self.last_moments.index_select(0, chosen.view(1))[0]

@@ -1,4 +1,4 @@
-"""Deprecated name of ``quantizers``, for yaml files that contain it."""
+"""Deprecated name of ``quantizers``, which published yaml files contain."""
 
 from .quantizers import ResidualVectorQuantizer, VectorQuantizer, VQOutput
 

@@ -16,7 +16,7 @@ from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
     quantization_loss,
-    usage_loss,
+    entropy_loss,
 )
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
@@ -34,10 +34,10 @@ from speechbrain_vq.nnet.utils import (
     world_size,
 )
 
-# Largest length of an input vector; squares of longer ones may overflow fp32.
+# Maximum length of an input vector; squares of longer ones may overflow fp32.
 _MAX_LENGTH = 1e15
 
-# Number of training batches without a CodebookTrainer, after which to warn.
+# Number of training batches without a CodebookTrainer before a warning.
 _MAX_UNATTENDED = 200
 
 
@@ -54,16 +54,16 @@ class VQOutput(NamedTuple):
         Quantized input, in the shape of the input; zero at padding.
     indices : torch.Tensor
         Codes, [..., T], or [..., T, C] with several codebooks. Undefined at
-        padding; -1 during the warm-up and for codebooks that are not used.
+        padding; -1 during the warm-up and for unused codebooks.
     loss : torch.Tensor
         Weighted sum of the losses, a scalar. NaN if a valid frame of the input
-        is not finite or is longer than 1e15, and, in a run of one rank, if no
-        frame is valid.
+        is non-finite or longer than 1e15, and, on a single rank, if no frame is
+        valid.
     metrics : dict
-        Detached sums over valid frames: ``counts`` [C, K] of the codes,
+        Detached sums over valid frames: code ``counts`` [C, K],
         ``num_vectors``, ``num_nonfinite``, ``sq_error``, ``latent_sum`` and
-        ``latent_sq_sum``; and ``perplexity``, the mean over the codebooks that
-        were used, NaN in the warm-up.
+        ``latent_sq_sum``; and ``perplexity``, the mean over the codebooks in
+        use, NaN during the warm-up.
     """
 
     quantized: Tensor
@@ -76,7 +76,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     """Vector quantizer whose codebook does not collapse (arXiv 2005.08520).
 
     Encoder outputs are normalized over valid frames, projected to
-    ``codebook_dim`` and replaced by their nearest codewords, in fp32. During
+    ``codebook_dim`` and replaced with their nearest codewords, in fp32. During
     training, the projected latents also fill a reservoir, from which
     ``CodebookTrainer`` re-initializes the codebook by k-means.
 
@@ -85,31 +85,32 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     input_dim : int
         Dimension of the encoder outputs.
     codebook_size : int
-        Number of codewords of each codebook, K.
+        Number of codewords per codebook, K.
     codebook_dim : int, optional
         Dimension of a codeword, d. Linear layers project to it and back. By
-        default there is no projection, except to one dimension per 3 bits of an
-        FSQ code, or per bit of an LFQ code.
+        default there is no projection, except for FSQ (one dimension per 3 bits
+        of a code) and LFQ (one per bit).
     num_codebooks : int
-        Number of codebooks that jointly code a latent, C.
+        Number of codebooks that jointly quantize a latent, C.
     composition : str
-        ``"product"``: each codebook codes a slice of the latent;
-        ``"residual"``: each codebook codes the residual of those before it.
+        ``"product"``: each codebook quantizes a slice of the latent;
+        ``"residual"``: each codebook quantizes the residual of the previous
+        ones.
     norm : str, optional
-        Statistics that normalize in training: ``"initial"``, ``"running"``,
-        ``"batch"`` (the paper's) or None; see ``MaskedBatchNorm``.
+        Statistics for normalization in training: ``"initial"``, ``"running"``,
+        ``"batch"`` (as in the paper) or None; see ``MaskedBatchNorm``.
     norm_position : str
         ``"input"``: normalize before the projection; ``"latent"``: after it,
-        with statistics that all codebooks share (as in the paper's image code).
+        with statistics shared by all codebooks (as in the paper's image code).
     denormalize : bool
         Whether ``quantized`` is mapped back to the scale of the input. Then
         ``encode(decode(codes))`` returns ``codes``, unless there is a
         projection or a residual composition. By default it stays normalized,
-        which gives codes of higher PNMI (benchmarks/grid_festvox_ru.md).
+        which gives codes with higher PNMI (benchmarks/grid_festvox_ru.md).
     commitment_weight, codebook_weight : float, optional
-        Weights of the losses that pull latents to codewords (default: 0.25)
-        and codewords to latents (default: 1). Both default to 0 with DiVeQ and
-        FSQ, as does the second with EMA and LFQ.
+        Weights of the losses that pull latents toward codewords (default: 0.25)
+        and codewords toward latents (default: 1). Both default to 0 with DiVeQ
+        and FSQ, as does ``codebook_weight`` with EMA and LFQ.
     estimator : str
         Gradient estimator: ``"straight_through"``, ``"diveq"`` or
         ``"rotation"``.
@@ -119,12 +120,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         See ``speechbrain_vq.nnet.codebooks``.
     codebook_init : str
         Initial codewords: ``"normal"``, ``"uniform"`` or ``"xavier"``, see
-        ``Codebook``; or ``"kmeans"``, centroids of the first training batch,
-        for training without ``CodebookTrainer``.
+        ``Codebook``; or ``"kmeans"``, k-means centroids of the first training
+        batch, for training without ``CodebookTrainer``.
     ema_decay : float, optional
         Decay of an EMA codebook; 0.99 by default.
     reservoir_size : int, optional
-        Number of latents kept for re-initialization. Default: 20,480, or four
+        Number of latents stored for re-initialization. Default: 20,480, or four
         per codeword if that is more; 0 with SimVQ, FSQ and LFQ.
     quantizer_dropout : float
         Fraction of training batches in which only the first c codebooks of a
@@ -136,12 +137,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     affine : bool
         Whether the norm learns a scale and a shift, as in the paper.
     entropy_weight : float, optional
-        Weight of the loss that evens out the usage of codes in a training
+        Weight of the entropy loss, which balances code usage in a training
         batch. Default: 0.5 with codebooks trained by gradient and LFQ; 0 with
         others (not tested), unit length and residual composition (no gain).
     unit_length : bool
         Whether codewords and each codebook's slice of the latent are scaled to
-        unit length, so that the nearest codeword has the largest cosine
+        unit length, so that the nearest codeword has the highest cosine
         similarity (Yu et al., 2022, arXiv 2110.04627, section 3.2).
 
     Example
@@ -190,18 +191,18 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.estimate = ESTIMATORS[estimator]
         self.quantizer_dropout = quantizer_dropout
         self.channel_first = channel_first
-        # Whether codes have no dimension for the codebook.
+        # Whether codes have no codebook dimension.
         self.folds = num_codebooks == 1
         self.frozen = False
-        # Arguments of CodebookTrainer that the preset sets.
+        # Arguments of CodebookTrainer from the preset.
         self.trainer_options = {}
-        # Whether a CodebookTrainer, or the loop, re-initializes the codebook,
-        # and the number of training batches until then.
+        # Whether a CodebookTrainer or the loop re-initializes the codebook, and
+        # the number of training batches before that.
         self.is_attended, self._unattended = False, 0
         # Whether the codebook was trained, here or before it was loaded.
         self.is_pretrained = False
-        # Whether this is the warm-up. The buffer, 1 in the warm-up, carries the
-        # flag into copies and files, and is averaged like any weight.
+        # Whether this is the warm-up. The buffer, 1 during the warm-up, carries
+        # the flag into copies and files, and is averaged like any weight.
         self._bypass = False
         self.register_buffer("in_warmup", torch.zeros((), dtype=torch.float32))
         self._last_version = self._warmup_version()
@@ -244,8 +245,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             file. Its schedule and learning rates become the defaults of
             ``CodebookTrainer`` and ``VQMixin``.
         *sizes, **changes
-            ``input_dim`` and ``codebook_size``; other arguments of the class
-            and keys of a preset override those of the preset.
+            ``input_dim`` and ``codebook_size``; and any arguments of the class
+            or keys of the preset to override.
 
         Example
         -------
@@ -277,16 +278,16 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """Codewords, [num_codebooks, codebook_size, codebook_dim], before any
-        scaling to unit length."""
+        """Codewords, [num_codebooks, codebook_size, codebook_dim], before
+        scaling to unit length, if any."""
         return self.embedding.weight
 
     @property
     def bypass(self) -> bool:
         """Whether the quantizer is in its warm-up, without quantization. Set by
         ``CodebookTrainer``."""
-        # Copying or averaging weights sets the buffer only. Reading it from a
-        # GPU waits for the device, so it is read only if it may have changed.
+        # Copying or averaging weights sets only the buffer. Reading it from a
+        # GPU requires a sync, so it is read only if it may have changed.
         on_cpu = self.in_warmup.device.type == "cpu"
         if not self.training and (
             on_cpu or self._warmup_version() != self._last_version
@@ -304,7 +305,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def _read_warmup(self) -> None:
         """Set ``_bypass`` from the buffer, if its value can be read."""
         flag = self.in_warmup
-        # Subclasses such as fake tensors may have no value.
+        # Tensor subclasses such as fake tensors may have no value.
         if is_traced() or flag.is_meta or type(flag) is not Tensor:
             return
         value = float(flag)
@@ -313,7 +314,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self._bypass, self._last_version = value > 0.5, self._warmup_version()
 
     def _warmup_version(self) -> tuple[int, int]:
-        """Identity of the buffer, and how often it was written to."""
+        """Identity of the buffer, and number of writes to it."""
         flag = self.in_warmup
         return id(flag), 0 if flag.is_inference() else flag._version
 
@@ -334,10 +335,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         lengths : torch.Tensor, optional
             Lengths, [B]: relative to T if floating point, in frames if integer.
         mask : torch.Tensor, optional
-            Booleans, [...], True at valid frames; an alternative to
+            Boolean mask, [...], True at valid frames; an alternative to
             ``lengths``.
         num_quantizers : int, optional
-            Number of codebooks of a residual quantizer to use, from the first.
+            Number of codebooks to use, from the first of a residual quantizer.
 
         Returns
         -------
@@ -354,13 +355,13 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         learns = self.training and not is_recomputed()
         with torch.autocast(x.device.type, enabled=False):
             flat, frames = x.float().flatten(0, -2), frames.flatten()
-            # One pass finds NaN, too: comparisons with NaN are false.
+            # This also detects NaN: comparisons with NaN are false.
             finite = (
                 torch.linalg.vector_norm(flat.detach(), dim=-1) < _MAX_LENGTH
             )
             num_nonfinite = (frames & ~finite).sum()
             healthy = num_nonfinite == 0
-            # Nothing is learned from a batch with a non-finite frame.
+            # A batch with a non-finite frame is not used for training.
             valid = frames & healthy
             flat = flat.masked_fill(~(frames & finite).unsqueeze(1), 0.0)
             latents = self._latents(flat, valid)
@@ -375,7 +376,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             out = self._output(quantized)
             if lengths is not None or mask is not None:
                 out = out * frames.unsqueeze(1)
-            # With several ranks, others may have valid frames.
+            # With several ranks, other ranks may have valid frames.
             has_loss = valid.any() if world_size() == 1 else healthy
             loss = torch.where(has_loss, loss, torch.nan)
         indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
@@ -405,24 +406,24 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         -------
         torch.Tensor
             Codes, [...], or [..., C] with several codebooks. Undefined at
-            padding; -1 for codebooks that are not used.
+            padding; -1 for unused codebooks.
 
         Raises
         ------
         WarmupError
             During the warm-up, when there are no codes yet; a RuntimeError.
         ValueError
-            If a valid frame is not finite or is longer than 1e15.
+            If a valid frame is non-finite or longer than 1e15.
         """
-        # Submodules may have been put in evaluation mode by themselves.
+        # Submodules may have been put in evaluation mode separately.
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             if self.bypass:
                 raise WarmupError(
-                    "The quantizer is in its warm-up, where nothing is "
-                    "quantized: there are no codes. Train past the schedule's "
-                    "warm-up."
+                    "The quantizer is in its warm-up, during which nothing is "
+                    "quantized: there are no codes yet. Train past the "
+                    "schedule's warm-up."
                 )
             output = self(x, lengths, mask, num_quantizers)
         finally:
@@ -443,8 +444,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Arguments
         ---------
         indices : torch.Tensor
-            Integer codes, [...], or [..., C] with several codebooks, or the
-            first c of a residual quantizer. -1 means no code.
+            Integer codes, [...], or [..., C] with several codebooks, of which
+            a residual quantizer needs only the first c. -1 means no code.
 
         Returns
         -------
@@ -454,12 +455,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Raises
         ------
         ValueError
-            If the shape does not fit or a code is not in the codebook.
+            If the shape does not fit or a code is out of range.
         """
         if self.folds:
             indices = indices.unsqueeze(-1)
         self._check_codes(indices)
-        # In fp32, so that the result equals that of forward bit for bit.
+        # In fp32, so that the result is bit-identical to that of forward.
         with torch.autocast(indices.device.type, enabled=False):
             flat = indices.long().reshape(-1, indices.shape[-1])
             codewords = self.embedding(flat.clamp(min=0))
@@ -489,9 +490,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             the reservoir.
         start : str
             Initial centroids: ``"kmeans++"`` (as in the paper), or
-            ``"codebook"``, which keeps the meaning of most codes.
+            ``"codebook"``, which preserves the meaning of most codes.
         generator : torch.Generator, optional
-            Random generator of k-means.
+            Random generator for k-means.
 
         Returns
         -------
@@ -502,8 +503,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Raises
         ------
         ValueError
-            If the vectors do not fit, or if none are given and there is no
-            reservoir.
+            If the vectors have the wrong shape, or if none are given and there
+            is no reservoir.
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if self.is_codebook_frozen:
@@ -512,8 +513,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if vectors is None:
             if not self.reservoir.capacity:
                 raise ValueError(
-                    "This quantizer has no reservoir to re-initialize its "
-                    "codebook from: build it with reservoir_size above 0."
+                    "This quantizer has no reservoir from which to "
+                    "re-initialize its codebook: build it with reservoir_size "
+                    "above 0."
                 )
             vectors = self.reservoir.contents()
         if vectors.shape != (len(vectors), self.latent_dim):
@@ -537,7 +539,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         return result
 
     def freeze(self) -> "VectorQuantizer":
-        """Permanently freeze codebook, norm and projections; return self."""
+        """Freeze codebook, norm and projections permanently; return self."""
         self.requires_grad_(False)
         self.frozen = True
         return self.eval()
@@ -548,7 +550,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         return super().train(mode and not self.frozen)
 
     def requires_grad_(self, requires_grad: bool = True):
-        """Freeze or unfreeze all parameters, and the codewords of EMA."""
+        """Freeze or unfreeze all parameters, and EMA codewords."""
         self.embedding.requires_grad_(requires_grad)
         return super().requires_grad_(requires_grad)
 
@@ -556,12 +558,13 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def is_codebook_frozen(self) -> bool:
         """Whether the codebook must not change, neither by training nor by
         re-initialization."""
-        is_off = self.training and not self.embedding.training
-        return self.frozen or is_off or not self.embedding.learnable
+        is_eval = self.training and not self.embedding.training
+        return self.frozen or is_eval or not self.embedding.learnable
 
     def training_state(self, over_ranks: bool = False) -> dict:
-        """Return the state of the warm-up and of the reservoir; with
-        ``over_ranks``, which all ranks must call, of all ranks' reservoirs."""
+        """Return the state of the warm-up and the reservoir. With
+        ``over_ranks``, all ranks must call it, and the reservoirs of all ranks
+        are combined."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
@@ -576,14 +579,14 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             self.reservoir.load_state_dict(state["reservoir"])
 
     def extra_repr(self) -> str:
-        """Return the main sizes, for ``print``."""
+        """Return the main sizes for ``print``."""
         names = ("input_dim", "num_codebooks", "codebook_size", "codebook_dim")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
-    # Steps of a forward ----------------------------------------------------
+    # Steps of the forward pass ---------------------------------------------
 
     def _num_used(self, requested: int | None) -> int:
-        """Number of codebooks to use in a forward; 0 during the warm-up."""
+        """Number of codebooks for a forward pass; 0 during the warm-up."""
         if requested is not None:
             check_sizes(num_quantizers=requested)
             self._check_number(requested, f"num_quantizers={requested}")
@@ -615,7 +618,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     @torch.no_grad()
     def _collect(self, latents: Tensor, valid: Tensor) -> None:
-        """Add latents to the reservoir, or initialize the codebook by them."""
+        """Add latents to the reservoir, and initialize the codebook if due."""
         if self._needs_kmeans and not (self.bypass or self.is_codebook_frozen):
             self.reinitialize(latents[valid])
         self.reservoir.add(latents, valid)
@@ -626,20 +629,20 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     def _warn_unattended(self) -> None:
         """Warn that nothing uses the reservoir, if there is one."""
-        is_off = self.trainer_options.get("schedule", "preset") is None
-        if self.reservoir.capacity and not (is_off or self.is_codebook_frozen):
+        no_plan = self.trainer_options.get("schedule", "preset") is None
+        if self.reservoir.capacity and not (no_plan or self.is_codebook_frozen):
             warnings.warn(
                 f"A VectorQuantizer was trained for {_MAX_UNATTENDED} batches "
                 "without a CodebookTrainer, so its codebook is never "
                 "re-initialized and may collapse: create "
                 "CodebookTrainer(model, optimizer), or use VQMixin in a Brain. "
-                "With reservoir_size=0, there is no warning.",
+                "Set reservoir_size=0 to silence this warning.",
                 stacklevel=2,
             )
 
     def _quantize(self, latents, valid, used, learns):
         """Compute indices [N, C], quantized latents [N, latent_dim], loss and
-        metrics; if no codebook is used, latents pass unchanged."""
+        metrics. If no codebook is used, latents pass through unchanged."""
         table, previous = self.embedding.table, self.embedding.previous
         mass = valid.float()
         if not used:
@@ -649,7 +652,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             loss = 0.0 * table.sum()
         else:
             if self.training and not learns and previous is not None:
-                # The forward that is recomputed preceded the EMA update.
+                # The original forward pass preceded the EMA update.
                 table = previous
             if not self.embedding.training:
                 table = table.detach()
@@ -660,10 +663,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 targets, codewords, mass, *weights, over_ranks=self.training
             )
             if self.entropy_weight and self.training:
-                # EMA updates its table before the backward pass.
+                # EMA updates the table before the backward pass.
                 words = table if table.requires_grad else table.clone()
-                uneven = usage_loss(targets, words, mass, sq_errors)
-                loss = loss + self.entropy_weight * uneven
+                entropy_loss = entropy_loss(targets, words, mass, sq_errors)
+                loss = loss + self.entropy_weight * entropy_loss
             if learns:
                 self.embedding.learn(targets.detach(), indices, valid)
             combined = self.embedding.combine(codewords)
@@ -688,21 +691,21 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             )
         if x.dim() < 2 or x.shape[-1] != self.input_dim:
             raise ValueError(
-                f"A quantizer of input_dim={self.input_dim} takes [N, ..., "
+                f"A quantizer with input_dim={self.input_dim} takes [N, ..., "
                 f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}. "
-                "For [B, input_dim, ...] build it with channel_first."
+                "For [B, input_dim, ...], build it with channel_first."
             )
         refuse_transform(self)
         return frame_mask(x, lengths, mask)
 
     def _check_number(self, number: int, given: str) -> None:
-        """Check the number of codebooks that are used."""
+        """Check the number of codebooks to use."""
         books = self.num_codebooks
         least = 1 if self.embedding.residual else books
         if not least <= number <= books:
             raise ValueError(
                 f"This {self.composition} quantizer has {books} codebooks and "
-                f"works with {least} to {books} of them, got {given}."
+                f"can use {least} to {books} of them, got {given}."
             )
 
     def _check_codes(self, indices: Tensor) -> None:
@@ -715,7 +718,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             if low < -int(dtype.is_signed) or high >= self.codebook_size:
                 raise ValueError(
                     f"Codes must be in 0..{self.codebook_size - 1}, or -1 for "
-                    f"none, got values from {low} to {high}."
+                    f"no code, got values from {low} to {high}."
                 )
 
     # State -----------------------------------------------------------------
@@ -743,8 +746,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
 
 class ResidualVectorQuantizer(VectorQuantizer):
-    """Residual vector quantizer: each codebook codes the residual of those
-    before it. Codes are [..., C], and any first c of them can be decoded.
+    """Residual vector quantizer: each codebook quantizes the residual of the
+    previous ones. Codes are [..., C], and their first c can be decoded alone.
 
     Arguments
     ---------
@@ -785,34 +788,35 @@ class ResidualVectorQuantizer(VectorQuantizer):
 
 
 def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
-    """Warn in the backward pass if the graph of the loss was freed before."""
+    """Warn in the backward pass if the loss was not used, as its graph was
+    already freed."""
     if is_traced() or not quantized.requires_grad:
         return
     used = []
 
     def mark_used(gradient):
-        """Record that the loss got a gradient."""
+        """Record that the loss received a gradient."""
         used.append(True)
 
     def check(gradient):
-        """Warn if the graph of the loss was freed before."""
+        """Warn if the graph of the loss was already freed."""
         if graph() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer was not used, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "
-                "such as SpeechBrain's Sequential keeps the first item of the "
-                "output only: call the quantizer outside of it.",
+                "such as SpeechBrain's Sequential keeps only the first item of "
+                "the output: call the quantizer outside it.",
                 stacklevel=2,
             )
 
-    # Only the graph of the loss holds this hook, so both are freed together.
+    # Only the graph of the loss holds this hook, so they are freed together.
     graph = weakref.ref(mark_used)
     loss.register_hook(mark_used)
     quantized.register_hook(check)
 
 
 def _name_options(init) -> None:
-    """Replace ``**options`` in a signature by the arguments of
+    """Replace ``**options`` in a signature with the arguments of
     ``VectorQuantizer`` that it stands for."""
     signature = inspect.signature(init)
     *own, _ = signature.parameters.values()

@@ -11,8 +11,8 @@ class Reservoir:
     """Uniform random sample, without replacement, of all vectors added since
     the last reset (Algorithm R of Vitter, 1985, for whole batches).
 
-    As it is not a module, it is in no ``state_dict`` and is not synchronized by
-    DDP. It stays in fp32, and moves to the device of the vectors added.
+    It is not a module, so it is not part of a ``state_dict`` and DDP does not
+    synchronize it. It stays in fp32, and moves to the device of added vectors.
 
     Arguments
     ---------
@@ -33,7 +33,7 @@ class Reservoir:
         check_sizes(dim=dim)
         check_sizes(least=0, capacity=capacity)
         self.capacity, self.dim = capacity, dim
-        # Memory is allocated by the first add.
+        # Memory is allocated on the first add.
         self._rows = torch.zeros(0, dim, dtype=torch.float32, device="cpu")
         self.count = torch.zeros((), dtype=torch.int64, device="cpu")
 
@@ -42,7 +42,7 @@ class Reservoir:
 
     @torch.no_grad()
     def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
-        """Add vectors [..., dim] for which a boolean mask [...] is True."""
+        """Add vectors [..., dim] where a boolean mask [...] is True."""
         if vectors.shape[-1] != self.dim:
             raise ValueError(
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
@@ -62,13 +62,13 @@ class Reservoir:
         return self._rows[: len(self)].clone()
 
     def gather(self, seed: int) -> Tensor:
-        """Return a uniform sample of the streams of all ranks together, [at
-        most capacity, dim], which is the same on every rank. All ranks must
-        call it. The share of each rank is multivariate hypergeometric."""
+        """Return a uniform sample of the combined streams of all ranks, [at
+        most capacity, dim], identical on every rank. All ranks must call it.
+        Sample counts by rank are multivariate hypergeometric."""
         sample = self.contents()
         if world_size() == 1:
             return sample
-        # Shuffled, as the first slots of a reservoir hold early vectors.
+        # Shuffled, because the first slots of a reservoir hold early vectors.
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(sample), generator=generator)
         # Padded, so that all ranks gather the same number of rows.
@@ -93,8 +93,8 @@ class Reservoir:
 
     def state_dict(self, over_ranks: bool = False) -> dict[str, Tensor]:
         """Return the sample and the number of vectors in the stream. With
-        ``over_ranks``, which all ranks must call, those of all ranks together:
-        one rank can load them and the others start empty."""
+        ``over_ranks``, all ranks must call it, and the result covers all ranks:
+        one rank can load it and the others start empty."""
         if not over_ranks:
             return {"rows": self.contents(), "count": self.count.clone()}
         count = sum_over_ranks(self.count)
@@ -106,7 +106,7 @@ class Reservoir:
         if rows.shape != (min(count, self.capacity), self.dim):
             raise ValueError(
                 f"A saved reservoir of shape {tuple(rows.shape)} after "
-                f"{count} vectors does not fit one of capacity "
+                f"{count} vectors does not fit a reservoir of capacity "
                 f"{self.capacity} and dim {self.dim}."
             )
         self._allocate(rows.device)
@@ -115,9 +115,9 @@ class Reservoir:
 
     def _allocate(self, device: torch.device) -> None:
         if len(self._rows) == 0:
-            # Vectors that are not kept go to an extra row: shapes stay fixed,
-            # which needs no host sync.
-            # Tensors made in inference mode could not be changed outside it.
+            # Discarded vectors go to an extra row, so that shapes stay fixed
+            # and no host sync is needed. Tensors created in inference mode
+            # could not be changed outside it.
             with torch.inference_mode(False):
                 self._rows = self._rows.new_zeros(self.capacity + 1, self.dim)
         if self._rows.device != device:
@@ -125,7 +125,7 @@ class Reservoir:
             self.count = self.count.to(device)
 
 
-# A custom operator, so that torch.compile does not break it up.
+# A custom operator, so that torch.compile does not break the graph.
 @torch.library.custom_op(
     "speechbrain_vq::reservoir_add", mutates_args=("rows", "count")
 )
@@ -140,13 +140,13 @@ def _add(rows: Tensor, count: Tensor, vectors: Tensor, mask: Tensor) -> None:
     # Draws are indexed by rank, so that they do not depend on padding.
     draw = torch.randint(2**62, rank.shape, device=rank.device)[rank]
     draw = draw % (position + 1)
-    # A draw beyond the capacity means that the vector is not kept.
+    # A draw beyond the capacity discards the vector.
     slot = torch.where(position < capacity, position, draw).clamp(max=capacity)
     slot = slot.masked_fill(~mask, capacity)
     if rows.device.type == "cpu":  # Where selecting needs no sync
         kept = slot < capacity
         slot, arrival, vectors = slot[kept], arrival[kept], vectors[kept]
-    # The last vector that drew a slot stays, as if added one by one.
+    # The last vector that drew a slot is kept, as if added one by one.
     last = slot.new_full((capacity + 1,), -1)
     last.scatter_reduce_(0, slot, arrival, "amax")
     slot = torch.where(last[slot] == arrival, slot, capacity)

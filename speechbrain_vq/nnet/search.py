@@ -7,26 +7,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Maximum number of scores in a block. On a CPU, blocks that fit the cache, and
-# have few codewords, are faster; an accelerator needs larger ones to hide the
-# latency of its launches.
+# Maximum number of scores in a block. On a CPU, blocks that fit the cache and
+# have few codewords are faster; an accelerator needs larger ones to hide its
+# launch latency.
 _ELEMENTS_CPU, _ELEMENTS_ACCELERATOR = 2**21, 2**25
 _WIDTH_CPU = 4096
 
-# Columns in a group. torch vectorizes `amin` but not `argmin`, which therefore
+# Columns in a group. torch vectorizes `amin` but not `argmin`, so `argmin`
 # searches only the group with the lowest score.
 _GROUP = 64
 
-# Lists that k-means searches; more lower its inertia by less than 0.1 %.
+# Number of lists that k-means searches; more would lower its inertia by less
+# than 0.1 %.
 _PROBES = 8
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the codeword nearest to each vector.
 
-    Euclidean distances are computed in fp32, also under autocast, and one block
-    at a time; an offset common to all vectors costs no precision. A vector that
-    is not finite gets an arbitrary valid index. There is no gradient, and no
+    Euclidean distances are computed in fp32, even under autocast, and block by
+    block. An offset common to all vectors costs no precision. A non-finite
+    vector gets an arbitrary valid index. There is no gradient, and no
     synchronization with the device.
 
     Arguments
@@ -84,9 +85,9 @@ def _(info, in_dims, x: Tensor, codebook: Tensor) -> tuple[Tensor, int]:
 def nearest_with_distances(
     x: Tensor, codebook: Tensor, centroids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the indices [N] of the codewords nearest to x [N, D], and squared
-    distances [N], which are exactly zero for equal vectors. The search uses
-    inverted lists if centroids [L, D] are given."""
+    """Return the indices [N] of the codewords nearest to x [N, D], and their
+    squared distances [N], which are exactly zero for equal vectors. If
+    centroids [L, D] are given, search with inverted lists."""
     if centroids is None:
         indices = _search(x, codebook)
     else:
@@ -95,20 +96,20 @@ def nearest_with_distances(
 
 
 class InvertedLists:
-    """Approximate nearest-codeword search, on a CPU several times as fast as
-    ``nearest`` with more than about ten thousand codewords. It is the inverted
-    file of Jegou et al. (Product quantization for nearest neighbor search,
-    2011, section IV), without compression.
+    """Approximate nearest-codeword search. With more than about ten thousand
+    codewords, it is several times as fast as ``nearest`` on a CPU. It is the
+    inverted file of Jegou et al. (Product quantization for nearest neighbor
+    search, 2011, section IV), without compression.
 
     Arguments
     ---------
     codebook : torch.Tensor
-        Codewords [K, D]; each is copied to the list of its nearest centroid.
+        Codewords [K, D]; each goes to the list of its nearest centroid.
     centroids : torch.Tensor
         Centroids [L, D] of the codewords, with L about sqrt(K).
     probes : int
         Number of lists to search for each vector, those of its nearest
-        centroids. With L of them, the search is exact.
+        centroids. With L lists, the search is exact.
 
     Example
     -------
@@ -137,7 +138,7 @@ class InvertedLists:
         self.probes = min(probes, len(sizes))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return approximate indices [...] for x [..., D], see ``nearest``."""
+        """Return approximate indices [...] for x [..., D]; see ``nearest``."""
         flat = x.detach().reshape(-1, x.shape[-1])
         rows = max(1, _ELEMENTS_ACCELERATOR // (self.probes * flat.shape[1]))
         with full_precision(x.device.type):
@@ -151,7 +152,7 @@ class InvertedLists:
         """Search centered x [N, D] -> indices [N]."""
         scores = torch.addmm(self._norms, x, self._centroids.t(), alpha=-1)
         probed = scores.topk(self.probes, largest=False, sorted=False).indices
-        # As with groups of columns, `argmin` searches the best list only.
+        # As with groups of columns, `argmin` searches only the best list.
         lowest = self._reduce(torch.amin, x, probed).argmin(1, keepdim=True)
         winner = probed.gather(1, lowest)
         column = self._reduce(torch.argmin, x, winner)
@@ -177,7 +178,7 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
     codebook = codebook.float()
     center = codebook.mean(0)
     x, words = (x - center).float(), codebook - center
-    # The last group is filled with codewords that are never the nearest.
+    # The last group is padded with codewords that are never the nearest.
     fill = -len(codebook) % _GROUP
     bias = pad(words.square().sum(1).div_(2), (0, fill), value=torch.inf)
     words = pad(words, (0, 0, 0, fill))
@@ -216,8 +217,8 @@ def _min(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """Context manager for matrix products in full fp32, without autocast, TF32
-    or bf16."""
+    """Context manager that computes matrix products in full fp32, without
+    autocast, TF32 or bf16."""
     with torch.autocast(device_type, enabled=False), ExitStack() as stack:
         try:
             precision = torch.get_float32_matmul_precision()

@@ -1,4 +1,4 @@
-"""Helpers for argument checks, several ranks, precision and tracing."""
+"""Helpers for argument checks, distributed runs, precision and tracing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -25,14 +25,14 @@ def check_sizes(least: int = 1, **sizes: Any) -> None:
 
 
 def world_size() -> int:
-    """Return the number of ranks, 1 unless the run is distributed."""
+    """Return the number of ranks; 1 unless the run is distributed."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
 
 
 def rank() -> int:
-    """Return the rank of this process, 0 unless the run is distributed."""
+    """Return the rank of this process; 0 unless the run is distributed."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
@@ -67,8 +67,7 @@ def gather_objects(value: Any) -> list:
 
 @torch.no_grad()
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors in place with those of rank 0, skipping sharded
-    ones."""
+    """Overwrite tensors in place with those of rank 0; skip sharded ones."""
     if world_size() == 1:
         return
     for tensor in tensors:
@@ -81,7 +80,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients over all ranks, skipping sharded parameters."""
+    """Average the gradients over all ranks; skip sharded parameters."""
     for parameter in parameters:
         is_whole = parameter.requires_grad and not is_shard(parameter)
         if world_size() > 1 and is_whole:
@@ -92,16 +91,16 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def is_shard(tensor: Tensor) -> bool:
-    """Return whether FSDP, or FSDP2, splits a tensor over the ranks."""
+    """Return whether FSDP or FSDP2 shards a tensor."""
     is_flattened = getattr(tensor, "_fsdp_flattened", False)
     return is_flattened or hasattr(tensor, "placements")
 
 
 def keep_dtype(fn: Callable) -> Callable:
-    """Wrap a function for ``nn.Module._apply`` to keep the dtype of tensors."""
+    """Wrap a function for ``nn.Module._apply`` so it keeps the dtype."""
 
     def moved(tensor):
-        """Apply the function, and restore the dtype."""
+        """Apply the function but keep the dtype."""
         changed = fn(tensor)
         same = changed.dtype == tensor.dtype
         return changed if same else tensor.to(changed.device)
@@ -110,8 +109,8 @@ def keep_dtype(fn: Callable) -> Callable:
 
 
 def is_recomputed() -> bool:
-    """Return whether this forward runs within a backward pass, for activation
-    checkpointing; state must not be updated a second time."""
+    """Return whether this forward runs within a backward pass, as in activation
+    checkpointing, where state must not be updated again."""
     compiling = torch.compiler.is_compiling()
     return not compiling and torch._C._current_graph_task_id() != -1
 
@@ -124,16 +123,17 @@ def in_transform() -> bool:
 
 
 def is_traced() -> bool:
-    """Return whether tensor values may be unreadable: while compiling, tracing
-    or in a ``torch.func`` transform."""
+    """Return whether tensor values may be unreadable: during compilation or
+    tracing, or in a ``torch.func`` transform."""
     is_compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return is_compiled or in_transform()
 
 
 def refuse_transform(module: nn.Module) -> None:
-    """Raise RuntimeError in a ``torch.func`` transform of a training module."""
+    """Raise RuntimeError if a ``torch.func`` transform is applied to a module
+    in training mode."""
     if module.training and in_transform():
         raise RuntimeError(
-            f"In training, a {type(module).__name__} updates its state, which "
-            "torch.func transforms do not allow: call eval() first."
+            f"In training mode, {type(module).__name__} updates its state, "
+            "which torch.func transforms do not allow: call eval() first."
         )

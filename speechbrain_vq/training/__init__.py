@@ -1,4 +1,4 @@
-"""Training of codebooks: trainer, schedules, monitoring and exact resume.
+"""Codebook training: trainer, schedules, monitoring and exact resume.
 
 SpeechBrain is imported on the first use of ``VQMixin`` or ``VQBrain``.
 """

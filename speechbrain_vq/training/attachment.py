@@ -1,4 +1,4 @@
-"""Quantizers, their optimizers and the parameter groups of codebooks."""
+"""Find quantizers and their optimizers, and set up parameter groups."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, ValuesView
@@ -10,7 +10,7 @@ from torch.optim import LBFGS, Optimizer
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.utils import is_shard
 
-# Key of the parameter group of a codebook. Its value, which is saved with the
+# Key in the parameter group of a codebook. Its value, which is saved with the
 # optimizer, is the index of the group whose learning rate the codebook follows.
 LEADER = "codebook_leader"
 
@@ -31,8 +31,8 @@ def as_module(modules) -> nn.Module:
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Return the vector quantizers in a model by dotted name, except for parts
-    of a frozen module such as a tokenizer."""
+    """Return the vector quantizers in a model by dotted name, except those in a
+    frozen module such as a tokenizer."""
     frozen = {
         part
         for module in model.modules()
@@ -48,39 +48,39 @@ def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
     return {short[name]: module for name, module in quantizers.items()}
 
 
-# Names that DDP, torch.compile and checkpoint_wrapper add to those of modules.
+# Names that DDP, torch.compile and checkpoint_wrapper add to module names.
 _WRAPPERS = "module", "_orig_mod", "_checkpoint_wrapped_module"
 
 
 def without_wrappers(name: str) -> str:
-    """Remove the names of wrappers such as DDP from the dotted name of a
-    quantizer or of a part of it."""
+    """Remove wrappers such as DDP from the dotted name of a quantizer or of a
+    part of it."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     return ".".join(parts) or "quantizer"
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Map each name to its form without wrappers. Names that would collide
-    are left unchanged."""
+    stay unchanged."""
     short = {name: without_wrappers(name) for name in names}
     count = Counter(short.values())
     return {n: s if count[s] == 1 else n for n, s in short.items()}
 
 
 def saved_names(saved: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return saved values keyed by the current names, which may lack the
-    wrappers of the saved ones."""
+    """Return saved values by current names, which may lack the wrappers of the
+    saved names."""
     if saved.keys() == set(names):
         return dict(saved)
     return {without_wrappers(name): value for name, value in saved.items()}
 
 
 def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
-    """Yield the optimizers in nested containers, unwrapped from those of
-    Accelerate and Lightning, and of SAM."""
+    """Yield the optimizers in nested containers, unwrapped from Accelerate's,
+    Lightning's and SAM's wrappers."""
     if isinstance(given, dict):
         given = given.values()
-    # Iterators in an attribute of a Brain must not be consumed.
+    # An iterator in an attribute of a Brain must not be consumed.
     kinds = list | tuple | ValuesView
     if isinstance(given, kinds | Iterator if depth == 2 else kinds) and depth:
         for item in given:
@@ -93,7 +93,7 @@ def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether FSDP shards some parameters of a model."""
+    """Return whether FSDP shards any parameters of a model."""
     names = {type(module).__name__ for module in model.modules()}
     return "FullyShardedDataParallel" in names or any(
         is_shard(parameter) for parameter in model.parameters()
@@ -104,8 +104,8 @@ def check_whole(name: str, codebook: nn.Parameter) -> None:
     """Raise ValueError if a codebook is sharded."""
     if codebook.dim() != 3 or is_shard(codebook):
         raise ValueError(
-            f"The codebook of {name} is sharded, as by FSDP, but k-means needs "
-            "all of it: exclude the quantizer by "
+            f"The codebook of {name} is sharded, for example by FSDP, but "
+            "k-means needs all of it: exclude the quantizer with "
             "fully_shard(..., ignored_params=set(quantizer.parameters())) or "
             "FullyShardedDataParallel(..., ignored_modules=[quantizer])."
         )
@@ -123,8 +123,9 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
         return
     if isinstance(optimizer, LBFGS):
         raise ValueError(
-            "LBFGS has a single learning rate, and no group for a codebook: "
-            "pass the quantizer's parameters to another optimizer, e.g. Adam."
+            "LBFGS supports only one parameter group, and a codebook requires "
+            "its own: pass the quantizer's parameters to another optimizer, "
+            "e.g. Adam."
         )
     if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
         raise ValueError(
@@ -134,8 +135,8 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
-            "and does not know the codebook's parameter group: create the "
-            "scheduler after it (in init_optimizers() of a Brain: call "
+            "and lacks the codebook's parameter group: create the scheduler "
+            "after it (in init_optimizers() of a Brain: call "
             "self.attach_trainer() between optimizers and schedulers)."
         )
     own = {**group, "params": [group["params"].pop(position)], LEADER: leader}

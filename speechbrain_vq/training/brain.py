@@ -1,4 +1,4 @@
-"""SpeechBrain Brains that train vector quantizers."""
+"""Train vector quantizers in SpeechBrain Brains."""
 
 import contextlib
 import functools
@@ -31,18 +31,18 @@ logger = get_logger(__name__)
 
 
 class VQMixin(SkipMixin, ResumeMixin):
-    """Mixin that attaches a ``CodebookTrainer`` to a Brain, and monitors the
-    usage of its quantizers.
+    """Mixin that attaches a ``CodebookTrainer`` to a Brain, and monitors
+    codebook usage.
 
     It must be the first base class. The Brain may define its own ``fit_batch``
-    and optimizers. Steps with a loss that is not finite are skipped, see
-    ``SkipMixin``; a quantizer's loss is NaN for a batch without valid frames.
-    Exact resume needs a ``resume.AtomicCheckpointer``.
+    and optimizers. Steps with a non-finite loss are skipped, see ``SkipMixin``;
+    a quantizer's loss is NaN for a batch without valid frames. Exact resume
+    requires a ``resume.AtomicCheckpointer``.
 
-    These hparams are read, if present; null turns a feature off:
-    ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``, see
-    ``CodebookTrainer`` (default: those of the quantizer's preset); and
-    ``token_rate``, frames per second at the quantizer, for the bit rate.
+    Hparams, all optional; null turns a feature off: ``codebook_lr_multiplier``,
+    ``codebook_max_lr`` and ``reinit_schedule``, see ``CodebookTrainer``
+    (default: those of the quantizer's preset); and ``token_rate``, frames per
+    second at the quantizer, for the bit rate.
 
     Attributes are ``quantizers`` by name, ``vq_stats`` of each stage, and, once
     ``fit`` has started, ``codebook_trainer`` and ``monitor``.
@@ -73,19 +73,19 @@ class VQMixin(SkipMixin, ResumeMixin):
         order = cls.__mro__
         if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
             raise TypeError(
-                "VQMixin does nothing behind the Brain: name it first among "
+                "VQMixin has no effect after the Brain: list it first among "
                 f"the bases, `class {cls.__name__}(VQMixin, ...)`."
             )
 
     @property
     def quantizers(self) -> dict[str, torch.nn.Module]:
-        """Quantizers in ``self.modules`` by name, except for frozen ones."""
+        """Quantizers in ``self.modules`` by name, except frozen ones."""
         return find_quantizers(self.modules)
 
     @property
     def vq_stats(self) -> dict[str, dict[str, float]]:
-        """``UsageMonitor.stats`` of the latest stages ``"train"``, ``"valid"``
-        and ``"test"``; empty before ``fit`` or ``evaluate``. All ranks must
+        """``UsageMonitor.stats`` of the latest ``"train"``, ``"valid"`` and
+        ``"test"`` stage; empty before ``fit`` or ``evaluate``. All ranks must
         read it."""
         if self.monitor is None:
             return {}
@@ -118,14 +118,14 @@ class VQMixin(SkipMixin, ResumeMixin):
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
             logger.warning(
                 "The evaluated model is from the warm-up: nothing is quantized. "
-                "Train longer, or choose a checkpoint by its loss with "
+                "Train longer, or select checkpoints by loss with "
                 "speechbrain_vq.training.resume.AtomicCheckpointer, which "
                 "prefers those after the warm-up."
             )
         return loss
 
     def on_fit_start(self):
-        """Attach the trainer, after the optimizers have been created."""
+        """Attach the trainer once the optimizers have been created."""
         super().on_fit_start()
         _require_super(
             self, self._epochs is not None, "fit(epoch_counter, ...)"
@@ -147,8 +147,8 @@ class VQMixin(SkipMixin, ResumeMixin):
         previous, options = self.codebook_trainer, _trainer_options(self)
         if previous is not None:
             previous.close()
-        found = [self.optimizers_dict, *vars(self).values()]
-        self.codebook_trainer = CodebookTrainer(self.modules, found, **options)
+        given = [self.optimizers_dict, *vars(self).values()]
+        self.codebook_trainer = CodebookTrainer(self.modules, given, **options)
         prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)
         if options["total_steps"] is not None and prefers_later:
             self.codebook_trainer.expect_warmup()
@@ -169,7 +169,7 @@ class VQMixin(SkipMixin, ResumeMixin):
         """Yield the epochs, and restart the usage counts for each."""
         for epoch in epoch_counter:
             _require_super(self, self._attached, "on_fit_start()")
-            self._eval_stage = "valid"  # evaluate() may have been called.
+            self._eval_stage = "valid"  # evaluate() may have been called
             if self.step == 0:  # Unless the epoch was resumed
                 self.monitor.start(training=True)
             self.monitor.start(training=False)
@@ -183,12 +183,11 @@ class VQBrain(VQMixin, sb.Brain):
 
 
 def _require_quantizer(modules):
-    """Raise ValueError unless a quantizer is among the modules of a Brain."""
+    """Raise ValueError unless the modules of a Brain contain a quantizer."""
     if not any(isinstance(m, VectorQuantizer) for m in modules.modules()):
         raise ValueError(
-            "There is no quantizer among the Brain's modules "
-            f"({', '.join(modules)}): add it to `modules`, not to the hparams "
-            "alone."
+            f"The Brain's modules contain no quantizer ({', '.join(modules)}): "
+            "add it to `modules`, not to the hparams alone."
         )
 
 
@@ -199,18 +198,18 @@ def _require_super(brain, was_called, method):
         raise RuntimeError(f"{name}.{called}() must call super().{method}.")
 
 
-# Saved by all ranks, as the state gathers statistics and latents from each.
+# Saved by all ranks, because statistics and latents are gathered from each.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class TrainerState:
-    """State of the trainer and the monitor of a VQ Brain, as a recoverable. It
-    is added, and so loaded, before the optimizers."""
+    """State of a VQ Brain's trainer and monitor, as a recoverable. It is added,
+    and therefore loaded, before the optimizers."""
 
     def __init__(self, brain):
         self.brain = brain
 
     def join(self, checkpointer):
-        """Add the state to a checkpointer, and quantizers that are not part of
-        its recoverables."""
+        """Add the state to a checkpointer, along with quantizers that its
+        recoverables lack."""
         saved = checkpointer.recoverables.values()
         modules = [m for m in saved if isinstance(m, torch.nn.Module)]
         saved = set(torch.nn.ModuleList(modules).modules())
@@ -221,7 +220,7 @@ class TrainerState:
         add("codebook_trainer", self, optional_load=True)
 
     def checkpoint_meta(self) -> dict[str, float]:
-        """Return warm-up and usage, for the metadata of checkpoints."""
+        """Return warm-up and usage for the checkpoint metadata."""
         quantizers = self.brain.quantizers.values()
         meta = {"vq_warmup": any(q.bypass for q in quantizers)}
         for stage, numbers in self.brain.vq_stats.items():
@@ -239,8 +238,8 @@ class TrainerState:
         if if_main_process():
             torch.save(state, path)
         if trainer is not None and world_size() > 1:
-            # Rank 0 now holds the sample of all ranks, as after a resume, so
-            # that a resumed run is equal to one that was not interrupted.
+            # As after a resume, rank 0 now holds the sample of all ranks, so
+            # that resumed and uninterrupted runs are identical.
             trainer.load_state_dict(state["trainer"])
 
     @mark_as_loader
@@ -261,12 +260,12 @@ class TrainerState:
 
 
 def _trainer_options(brain) -> dict:
-    """Return the options of the trainer in a Brain's hparams, and the length of
-    the run."""
+    """Return the trainer options in a Brain's hparams, and the length of the
+    run."""
     given = vars(getattr(brain, "hparams", None) or SimpleNamespace())
     for name in set(given) - set(TRAINER_OPTIONS):
         for option in get_close_matches(name, TRAINER_OPTIONS, 1, 0.9):
-            logger.warning(f"Nothing reads {name}: is it {option}?")
+            logger.warning(f"{name} is not used. Did you mean {option}?")
     steps, total = run_length(brain)
     return {
         **{a: given[n] for n, a in TRAINER_OPTIONS.items() if n in given},
@@ -276,8 +275,8 @@ def _trainer_options(brain) -> dict:
 
 
 def run_length(brain) -> tuple[int | None, int | None]:
-    """Return the numbers of optimizer steps per epoch and of the whole run,
-    None if unknown."""
+    """Return the number of optimizer steps per epoch and in the whole run, None
+    if unknown."""
     batches, epochs = _length(brain._loader), brain._epochs
     if brain.debug:
         batches = min(batches, brain.debug_batches)
@@ -299,7 +298,7 @@ def _length(sized) -> float:
 
 @contextlib.contextmanager
 def _named_sizes(brain):
-    """Turn out-of-memory errors into a MemoryError that names the sizes."""
+    """Turn out-of-memory errors into a MemoryError that states the sizes."""
     try:
         yield
     except RuntimeError as error:
@@ -313,6 +312,6 @@ def _named_sizes(brain):
             sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
         raise MemoryError(
             "Out of memory, or a worker was killed, in the step after "
-            f"{brain.optimizer_step}. Reduce the length of the items, or "
+            f"{brain.optimizer_step}. Use shorter items, or reduce "
             f"{', '.join(sizes)}. ({str(error).splitlines()[0]})"
         ) from error

@@ -13,7 +13,7 @@ from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_vq.versions import check_format
 
-# Format of the checkpoints written here; later formats are not read.
+# Format of the checkpoints written here; later formats cannot be read.
 FORMAT = 1
 # Key of our entry in the metadata of a checkpoint.
 SEAL = "speechbrain_vq"
@@ -24,8 +24,8 @@ class DamagedError(Exception):
 
 
 def seal(saved):
-    """Add the checksums of a checkpoint's files to its metadata file, and that
-    of the metadata as a comment in the last line."""
+    """Add checksums of a checkpoint's files to its metadata file, and one of
+    the metadata itself as a comment in the last line."""
     checksums = {
         path.relative_to(saved.path).as_posix(): _checksum(path)
         for path in saved.path.rglob("*")
@@ -54,7 +54,7 @@ def _checksum(path):
 
 def read(folder, verify):
     """Read a checkpoint; raise ``DamagedError`` unless it is complete.
-    Checkpoints of other Checkpointers have no checksums to verify."""
+    Checkpoints from other Checkpointers have no checksums to verify."""
     path = folder / METAFNAME
     if not path.is_file():
         raise DamagedError(f"{METAFNAME} is missing")
@@ -79,7 +79,7 @@ def read(folder, verify):
 
 
 def probe(folder):
-    """Return the OSError that writing to a folder raises; torch hides it."""
+    """Return the OSError raised by writing to a folder, which torch hides."""
     try:
         (folder / "probe").write_bytes(bytes(2**20))
     except OSError as error:
@@ -110,15 +110,17 @@ def sync(path):
 def move(saved, folder, numbered):
     """Move a complete checkpoint atomically into the folder of checkpoints."""
     target = folder / saved.path.name
-    # Number checkpoints of one second; SpeechBrain saw the partial folder only.
+    # Number checkpoints of the same second: SpeechBrain saw only the partial
+    # folder.
     base, number = saved.path.name.rsplit("+", 1)
     while numbered and target.exists():
         number = f"{int(number) + 1:0{len(number)}d}"
         target = folder / f"{base}+{number}"
     if target.exists():
-        # It is deleted elsewhere, so that a half-deleted one is never found.
+        # Moved before deletion, so that a half-deleted one is never found.
         os.replace(target, saved.path.parent / "replaced")
-    # Older checkpoints are deleted next, so this one must survive a power cut.
+    # Older checkpoints are deleted next, so this one must survive a power
+    # failure.
     for path in saved.path.rglob("*"):
         sync(path)
     sync(saved.path)

@@ -14,9 +14,9 @@ _SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 
 class UsageMonitor:
-    """Accumulates the codebook usage of quantizers since ``start()`` in forward
-    hooks, separately for training and evaluation. Only ``stats()`` synchronizes
-    with the device.
+    """Accumulates codebook usage since ``start()`` with forward hooks,
+    separately for training and evaluation. Only ``stats()`` synchronizes with
+    the device.
 
     Arguments
     ---------
@@ -44,7 +44,7 @@ class UsageMonitor:
         if not isinstance(quantizers, dict):
             quantizers = {"quantizer": quantizers}
         self.quantizers, self.token_rate = quantizers, token_rate
-        # Sums and the initial codebook, by training or not and by quantizer.
+        # Sums and the initial codebook, by training mode and quantizer.
         self._stages: dict[bool, dict] = {True: {}, False: {}}
         self._empty: dict[str, torch.Tensor] = {}
         self._handles = [
@@ -72,7 +72,7 @@ class UsageMonitor:
         if quantizer.training:
             self._empty[name] = number + metrics["num_nonfinite"] == 0
         added = {"nonfinite_batches": metrics["num_nonfinite"] > 0}
-        # Batches of the warm-up, without codes, would dilute the metrics.
+        # Warm-up batches have no codes and would dilute the metrics.
         if not quantizer.bypass:
             loss = torch.where(number > 0, output.loss.detach(), 0.0)
             added["loss"] = number * loss
@@ -92,21 +92,21 @@ class UsageMonitor:
         Arguments
         ---------
         training : bool
-            Whether to return the stage of training or of evaluation.
+            Whether to return the training or the evaluation stage.
         over_ranks : bool
-            Whether to sum over all ranks, which must then all call it.
+            Whether to sum over all ranks; all of them must then call it.
 
         Returns
         -------
         dict
             Plain numbers, NaN if nothing was quantized: ``vectors`` (number of
-            valid frames), ``used_codes_percent`` and ``dead_codes`` (of all
-            codebooks), ``perplexity`` (mean over the codebooks),
-            ``quantization_error`` (mean squared error over the variance of the
-            latents), ``codebook_drift`` (root mean square change of the
-            codewords over their spread), ``vq_loss`` (mean over the frames),
+            valid frames), ``used_codes_percent`` and ``dead_codes`` (over all
+            codebooks), ``perplexity`` (mean over codebooks),
+            ``quantization_error`` (mean squared error divided by the variance
+            of the latents), ``codebook_drift`` (root mean square change of the
+            codewords divided by their spread), ``vq_loss`` (mean over frames),
             ``nonfinite_batches``, and, with a token rate, ``bits_per_second``.
-            With several quantizers, keys start with their names.
+            With several quantizers, keys are prefixed with their names.
         """
         stats = {}
         for name, stage in self.state_dict(training, over_ranks).items():
@@ -121,7 +121,7 @@ class UsageMonitor:
         moved = (now - codebook.to(now)).square().mean().sqrt()
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
         number = int(sums["num_vectors"])
-        # Codebooks that num_quantizers left out are not dead.
+        # Codebooks unused because of num_quantizers are not dead.
         counts = sums["counts"][sums["counts"].sum(1) > 0]
         entropies, divisor = entropy(counts), max(number, 1)
         square = (sums["latent_sum"] / divisor).square().sum()
@@ -147,8 +147,8 @@ class UsageMonitor:
     def state_dict(
         self, training: bool = True, over_ranks: bool = False
     ) -> dict:
-        """Return the state of a stage; with ``over_ranks``, which all ranks
-        must call, summed over all ranks."""
+        """Return the state of a stage. With ``over_ranks``, it is summed over
+        all ranks, which must all call it."""
         state, add = {}, sum_over_ranks if over_ranks else torch.clone
         for name, quantizer in self.quantizers.items():
             stage = self._stages[training].get(name) or _empty_stage(quantizer)
@@ -166,9 +166,9 @@ class UsageMonitor:
 
 
 def _empty_stage(quantizer) -> dict:
-    """Sums of zero, and a copy of the codebook."""
+    """Return zero sums and a copy of the codebook."""
     codebook = quantizer.embedding.table.detach().clone()
-    # In fp32, small terms would be lost in sums over an epoch.
+    # In fp32, sums over an epoch would lose small terms.
     wide = torch.float32 if codebook.is_mps else torch.float64
     names = (*_SUMMED, "loss", "nonfinite_batches")
     sums = dict.fromkeys(names, codebook.new_zeros((), dtype=wide))

@@ -43,15 +43,15 @@ from speechbrain_vq.training.checkpoints import (
 
 logger = get_logger(__name__)
 
-# Metadata key of checkpoints between the last step of an epoch and validation.
+# Metadata key of checkpoints between the last step and validation of an epoch.
 _TRAINED = "epoch_trained"
 
 
-# Saved by all ranks, as each has its own state.
+# Saved by all ranks, because each has its own state.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomState:
-    """State of the random generators of all ranks, as a recoverable. Ranks
-    without a saved state seed torch by their rank."""
+    """State of all ranks' random generators, as a recoverable. Ranks without a
+    saved state seed torch by rank."""
 
     @mark_as_saver
     def _save(self, path):
@@ -88,13 +88,13 @@ class AtomicCheckpointer(Checkpointer):
     """Checkpointer for any Brain that saves atomically and verifies checksums.
     In yaml: ``!new:speechbrain_vq.training.resume.AtomicCheckpointer``.
 
-    A checkpoint gets its name once it is complete, so that a run killed while
-    saving, or a full disk, leaves earlier ones intact. Damaged checkpoints are
-    detected by checksums and skipped with a warning. Random states are saved,
-    too, and the metadata includes the dict of numbers that a recoverable's
+    A checkpoint gets its name once it is complete, so earlier ones survive a
+    kill while saving, or a full disk. Damaged checkpoints are detected by
+    checksums and skipped with a warning. Random states are saved, too, and the
+    metadata includes the dict of numbers that a recoverable's
     ``checkpoint_meta()`` returns. A checkpoint during gradient accumulation is
-    delayed until the next step, or gradients would be lost. Class and methods
-    take the arguments of SpeechBrain's ``Checkpointer``.
+    delayed until the next step, since gradients would be lost. The class and
+    its methods take the arguments of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -113,7 +113,7 @@ class AtomicCheckpointer(Checkpointer):
         self.stop = None
         # The Brain's ckpt_interval_steps while a checkpoint is delayed.
         self._interval = None
-        # Description of the damage by folder; None if there is none.
+        # Description of the damage by folder; None if intact.
         self._faults = {}
         self.add_recoverable("random_state", RandomState(), optional_load=True)
 
@@ -121,7 +121,7 @@ class AtomicCheckpointer(Checkpointer):
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
         """Save a complete checkpoint, or nothing. Raises OSError if it cannot
-        be written, or the error of a saver. ``meta`` overrides metadata of
+        be written, or the error of a saver. ``meta`` overrides the metadata of
         recoverables. Returns None if the checkpoint is delayed, and on ranks
         other than 0."""
         # At the end of an epoch, a Brain drops accumulated gradients.
@@ -140,7 +140,7 @@ class AtomicCheckpointer(Checkpointer):
         try:
             remove_on_main(partial)  # A killed run may have left it.
             self.checkpoints_dir = partial
-            # Not logged, as the message would name the partial folder.
+            # Not logged, because the message would show the partial folder.
             saved = super().save_checkpoint(
                 {**added, **(meta or {})}, end_of_epoch, name, logging.NOTSET
             )
@@ -160,12 +160,12 @@ class AtomicCheckpointer(Checkpointer):
         finally:
             self.checkpoints_dir = folder
             remove_on_main(partial)
-        # All ranks wait until it is in place; it needs no verification.
+        # Wait on all ranks until it is in place; it needs no verification.
         self._faults[ddp_broadcast(path)] = None
         if self.stop is not None and not end_of_epoch:
             self.stop()
         if end_of_epoch:
-            # Those before a validation would count as checkpoints to keep.
+            # Pre-validation checkpoints would count as checkpoints to keep.
             super().delete_checkpoints(
                 num_to_keep=0,
                 ckpt_predicate=lambda c: _TRAINED in c.meta,
@@ -174,14 +174,14 @@ class AtomicCheckpointer(Checkpointer):
         return saved
 
     def save_and_keep_only(self, *args, importance_keys=(), **options):
-        """Save as SpeechBrain does, but with a new list of keys for each call:
-        it appends to its default list, so that each call would take longer."""
+        """Save as SpeechBrain does, but with a new list of keys per call:
+        SpeechBrain appends to its default list, so calls get ever slower."""
         keys = list(importance_keys)
         super().save_and_keep_only(*args, importance_keys=keys, **options)
 
     def list_checkpoints(self):
-        """Return all checkpoints but damaged ones, which a warning names.
-        Raises ValueError for a checkpoint of a later format."""
+        """Return all intact checkpoints; warn about damaged ones. Raises
+        ValueError for a checkpoint in a later format."""
         checkpoints = []
         for folder in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*/")):
             if self._faults.get(folder) is not None:
@@ -195,7 +195,7 @@ class AtomicCheckpointer(Checkpointer):
         return checkpoints
 
     def recover_if_possible(self, *args, **kwargs):
-        """Recover as SpeechBrain does, from a checkpoint that is not damaged.
+        """Recover as SpeechBrain does, but only from an intact checkpoint.
         Raises OSError if all checkpoints are damaged."""
         self._faults.clear()  # So that all are verified again.
         recovered = super().recover_if_possible(*args, **kwargs)
@@ -203,12 +203,13 @@ class AtomicCheckpointer(Checkpointer):
             raise OSError(
                 f"No checkpoint in {self.checkpoints_dir} can be used. "
                 + "; ".join(f"{k.name}: {v}" for k, v in self._faults.items())
-                + ". Restore one of them, or remove them to start again."
+                + ". Restore one of them, or remove them to start over."
             )
         return recovered
 
     def delete_checkpoints(self, **options):
-        """Delete as SpeechBrain does; without predicate, also damaged ones."""
+        """Delete as SpeechBrain does; without a predicate, delete damaged
+        checkpoints, too."""
         super().delete_checkpoints(**options)
         if options.get("ckpt_predicate") is None:
             for folder, fault in self._faults.items():
@@ -217,15 +218,15 @@ class AtomicCheckpointer(Checkpointer):
 
     def find_checkpoints(self, *, max_num_checkpoints=None, **options):
         """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, order
-        the warm-up last, as losses are lower without quantization."""
+        warm-up checkpoints last: losses are lower without quantization."""
         checkpoints = super().find_checkpoints(**options)
         if options.get("max_key") or options.get("min_key"):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
     def _waits_for_step(self, end_of_epoch):
-        """Return whether a checkpoint within the epoch must wait for the next
-        optimizer step, and if so, make SpeechBrain save again at that step."""
+        """Return whether a checkpoint within an epoch must wait for the next
+        optimizer step. If so, make SpeechBrain save again at that step."""
         brain = self.recoverables.get("brain")  # A Brain adds itself.
         if not isinstance(brain, Brain):
             return False
@@ -245,9 +246,9 @@ class GentleStop:
     until the end of a batch. Then SIGTERM exits with code 143, and Ctrl-C
     raises KeyboardInterrupt. A second Ctrl-C is not deferred.
 
-    Needs an ``AtomicCheckpointer`` and the main thread; custom handlers are not
-    replaced. With several ranks, it suffices that one gets the signal; in
-    validation, that rank exits alone and the launcher ends the others."""
+    Requires an ``AtomicCheckpointer`` and the main thread; custom handlers are
+    not replaced. With several ranks, it is enough that one gets the signal. In
+    validation, that rank exits alone and the launcher stops the others."""
 
     _USUAL = {
         signal.SIGTERM: signal.SIG_DFL,
@@ -257,7 +258,7 @@ class GentleStop:
     def __init__(self, brain: Brain, agrees: bool):
         self.brain, self.asked = brain, None
         self.saves = isinstance(brain.checkpointer, AtomicCheckpointer)
-        # Whether ranks exchange signals, and then call begin().
+        # Whether ranks exchange signals and then call begin().
         self.agrees = agrees or world_size() == 1
         # Whether a checkpoint has been saved after the last step.
         self.is_saved = False
@@ -283,7 +284,8 @@ class GentleStop:
 
     def _ask(self, number, frame):
         self.asked = number
-        # A second SIGTERM stays deferred: scheduler and torchrun may send both.
+        # A second SIGTERM stays deferred: scheduler and torchrun may send one
+        # each.
         if number == signal.SIGINT:
             signal.signal(number, self._USUAL[number])
         if world_size() == 1:
@@ -292,11 +294,11 @@ class GentleStop:
     def begin(self) -> None:
         """Request a checkpoint; called by all ranks before the same step."""
         self.asked = self.asked or signal.SIGTERM
-        self.brain.ckpt_interval_steps = 1  # Checked after each batch.
+        self.brain.ckpt_interval_steps = 1  # Checked after each batch
         self.brain.checkpointer.stop = self.end
 
     def end(self) -> None:
-        """Exit by the signal that was received."""
+        """Exit as the received signal requires."""
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         logger.warning(
@@ -307,8 +309,8 @@ class GentleStop:
 
 class SavedEpoch(LoopedLoader):
     """Loader that saves a checkpoint after the last batch of a training epoch,
-    so that a signal need not wait for the end of the validation, which a
-    resumed run repeats. A Brain accepts subclasses of ``LoopedLoader``."""
+    so that a signal need not wait for the end of validation; a resumed run
+    repeats the validation. A Brain accepts subclasses of ``LoopedLoader``."""
 
     def __init__(self, loader, stop: GentleStop):
         self.loader, self.stop = loader, stop
@@ -337,14 +339,14 @@ class SavedEpoch(LoopedLoader):
 
 
 def loader_generator() -> torch.Generator:
-    """Return a generator for a DataLoader, seeded like torch. From the global
-    one, a run resumed within an epoch would draw a seed once more."""
+    """Return a generator for a DataLoader, seeded like torch. With the global
+    generator, a run resumed within an epoch would draw one more seed."""
     return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave the process group, as ``worker_init_fn`` of a loader: a signal to
-    the group, which training defers, must not end the workers."""
+    """Leave the process group, as the ``worker_init_fn`` of a loader: a signal
+    to the group, which training defers, must not kill the workers."""
     if hasattr(os, "setpgrp"):  # Not on Windows
         os.setpgrp()
 
@@ -379,7 +381,7 @@ class ResumeMixin:
                 )
             self._loader = train_set
             if self._stop.saves and valid_set is not None:
-                # A loader that is not saved would start again at a resume.
+                # A loader that is not saved would start over on a resume.
                 saved = self.checkpointer.recoverables.values()
                 if any(loader is train_set for loader in saved):
                     train_set = SavedEpoch(train_set, self._stop)
@@ -398,8 +400,8 @@ class ResumeMixin:
             self._is_fitting = False
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader as a Brain does, but with a generator of its own, for
-        exact resume, and workers that ignore signals to the process group."""
+        """Make a loader as a Brain does, but with its own generator, for exact
+        resume, and workers that ignore signals to the process group."""
         kwargs.setdefault("generator", loader_generator())
         kwargs.setdefault("worker_init_fn", outlive_signals)
         return super().make_dataloader(dataset, stage, *args, **kwargs)

@@ -12,14 +12,14 @@ Duration = int | str
 # Values for an infinite duration.
 _ENDLESS = {"warmup": "forever", "every": "never", "until": "forever"}
 
-# Assumed number of steps of a run of unknown length, for a relative warm-up.
+# Assumed number of steps in a run of unknown length, for a relative warm-up.
 _UNKNOWN_RUN = 250
 
 
 class ReinitAction(NamedTuple):
-    """Action after a step: whether to bypass quantization in the next step, to
-    re-initialize the codebook, or only to empty the reservoir of outdated
-    latents."""
+    """Action after a step: whether to bypass quantization in the next step,
+    re-initialize the codebook, or just clear outdated latents from the
+    reservoir."""
 
     bypass: bool = False
     reinitialize: bool = False
@@ -36,7 +36,7 @@ class ReinitPlan(NamedTuple):
 
     @property
     def reinitializes(self) -> bool:
-        """Whether the codebook is re-initialized at any step."""
+        """Whether the codebook is ever re-initialized."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
 
     def __call__(self, step: int) -> ReinitAction:
@@ -57,17 +57,17 @@ class ReinitPlan(NamedTuple):
 
 @dataclass
 class ReinitSchedule:
-    """Schedule of a warm-up without quantization and of re-initializations.
+    """Schedule of a warm-up without quantization, and of re-initializations.
 
     Durations are in optimizer steps (``100``), in epochs (``"2 epochs"``, as in
     the paper), or relative to the run (``"40%"``; of 250 steps if the length of
     the run is unknown).
 
     The first re-initialization ends the warm-up, whose last ``every`` steps
-    fill the reservoir. Counted from there, the re-initialization at step s is
-    followed by one at ``floor(growth * s + every)``: with ``every=1`` and
-    ``growth=1.5`` at 1, 2, 4, 7, 11, 17, 26, ..., as in the code of arXiv
-    2005.08520.
+    fill the reservoir. Counting from there, a re-initialization at step s is
+    followed by one at ``floor(growth * s + every)``. With ``every=1`` and
+    ``growth=1.5``, they are at 1, 2, 4, 7, 11, 17, 26, ..., as in the code of
+    arXiv 2005.08520.
 
     Arguments
     ---------
@@ -75,8 +75,8 @@ class ReinitSchedule:
         Duration without quantization; ``"forever"`` for no bottleneck at all.
     every : int or str, optional
         Interval between the first two re-initializations; ``"never"`` for a
-        warm-up only. By default, the step number of each re-initialization is
-        ``growth`` times that of the one before.
+        warm-up only. By default, each re-initialization is at ``growth`` times
+        the step of the previous one.
     until : int or str, optional
         Step of the last re-initialization, or ``"forever"``. Default: 80 % of a
         run of known length if ``every`` is not given, else ``"forever"``.
@@ -113,8 +113,8 @@ class ReinitSchedule:
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
         if not is_every and growth == 1:
             raise ValueError(
-                "growth=1 needs `every`: without it, there is no interval "
-                "between re-initializations."
+                "growth=1 needs `every`, the interval between "
+                "re-initializations."
             )
         check_sizes(max_warmup=self.max_warmup)
         self._warmup = _parse("warmup", self.warmup, least=0)
@@ -146,17 +146,17 @@ class ReinitSchedule:
 
 
 def _parse(name: str, value: Duration, least: int = 1) -> tuple[float, str]:
-    """Parse a duration to its number and unit: "step", "epoch" or "%"."""
+    """Parse a duration into a number and its unit: "step", "epoch" or "%"."""
     if value == _ENDLESS[name]:
         return math.inf, "step"
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(epoch|%)s?", str(value))
     number, unit = (float(match[1]), match[2]) if match else (value, "step")
     whole = isinstance(value, int) and not isinstance(value, bool)
     too_much = unit == "%" and number > 100
-    # Half an epoch is at least one step.
+    # A fraction of an epoch is at least one step.
     if not (match or whole) or too_much or math.ceil(number) < least:
         raise ValueError(
-            f"{name} must be a whole number of steps or a text like '2 "
+            f"{name} must be an integer number of steps or a string like '2 "
             f"epochs' or '25%', at least {least}; got {value!r}."
         )
     return number, unit
@@ -166,7 +166,7 @@ def _steps(number, unit, steps_per_epoch, total_steps) -> float:
     """Convert a duration to steps."""
     if unit == "epoch" and steps_per_epoch is None:
         raise ValueError(
-            "A schedule in epochs needs the number of optimizer steps per "
+            "A schedule in epochs requires the number of optimizer steps per "
             "epoch, which is unknown here: write it in steps, or pass "
             "steps_per_epoch to CodebookTrainer."
         )

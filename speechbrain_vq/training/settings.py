@@ -1,4 +1,4 @@
-"""Settings of the codebooks that a ``CodebookTrainer`` trains."""
+"""Resolve the settings of the codebooks that a ``CodebookTrainer`` trains."""
 
 import logging
 import math
@@ -10,14 +10,14 @@ from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
 
 logger = logging.getLogger(__name__)
 
-# Settings of quantizers that were not built from a preset: those of robust.
+# Settings of quantizers not built from a preset: those of robust.
 _DEFAULTS = {
     "lr_multiplier": 10.0,
     "schedule": ReinitSchedule(),
     "max_lr": 0.01,
 }
 
-# Maximum learning rate and multiplier (10 in the paper), against typing errors.
+# Maximum learning rate and multiplier (10 in the paper), to catch typos.
 _MAX_RATE = 1000
 
 
@@ -36,7 +36,7 @@ def resolve_settings(
     steps_per_epoch: int | None,
     total_steps: int | None,
 ) -> Settings:
-    """Return the settings of a quantizer, as given or of its preset."""
+    """Return the settings of a quantizer: those given, else its preset's."""
     values = {**_DEFAULTS, **quantizer.trainer_options, **given}
     schedule, max_lr = values["schedule"], values["max_lr"]
     multiplier = values["lr_multiplier"]

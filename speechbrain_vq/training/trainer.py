@@ -1,4 +1,4 @@
-"""Training of codebooks in any loop, through hooks of its optimizer."""
+"""Train codebooks in any loop, through optimizer hooks."""
 
 import logging
 import math
@@ -31,7 +31,7 @@ from speechbrain_vq.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-# Optimizers without "betas" whose learning rate is a step's length, as Adam's.
+# Optimizers without "betas" whose learning rate sets the step size, as in Adam.
 _NORMALIZED = ("Adafactor", "RMSprop")
 
 # Weak references to the attached trainers, by quantizer.
@@ -42,15 +42,15 @@ class CodebookTrainer:
     """Trains the codebooks of vector quantizers as in arXiv 2005.08520, in any
     loop that calls ``optimizer.step()``.
 
-    Each trainable codebook moves to a parameter group of its own, which has the
-    options of its old group but no weight decay. A hook before each step sets
-    the learning rate of that group, overriding any scheduler. A hook after it
+    Each trainable codebook moves to its own parameter group, which has the
+    options of the old group but no weight decay. Before each step, a hook sets
+    the learning rate of that group, overriding any scheduler. After it, another
     follows the re-initialization schedule: a warm-up without quantization, then
-    k-means on the latents in the reservoir. All but the first start from the
-    current codewords, so that most codes keep their meaning.
+    k-means on the latents in the reservoir. All but the first k-means start
+    from the current codewords, so most codes keep their meaning.
 
-    SpeechBrain clips gradients of the first parameter group only. With Adam,
-    the codebook needs no clipping, as steps do not grow with the gradient.
+    SpeechBrain clips only the gradients of the first parameter group. With
+    Adam, the codebook needs no clipping: steps do not grow with the gradient.
 
     Create the trainer after the optimizer and before learning rate schedulers.
 
@@ -63,14 +63,13 @@ class CodebookTrainer:
     lr_multiplier : float, optional
         Learning rate of a codebook relative to that of its old group (10 in the
         paper); None for 1. This and the next two default to the values of the
-        preset that a quantizer was built from, else to those of ``robust``.
+        preset that a quantizer was built from, or else of ``robust``.
     schedule : ReinitSchedule, optional
-        Schedule of warm-up and re-initializations; None for neither. FSQ, LFQ
-        and SimVQ ignore it.
+        Schedule of the warm-up and re-initializations; None for neither. FSQ,
+        LFQ and SimVQ ignore it.
     max_lr : float, optional
         Maximum learning rate of a codebook with Adam and its variants, RMSprop
-        and Adafactor, unless that of its old group is larger; None for no
-        maximum.
+        and Adafactor, unless the old group's is higher; None for no maximum.
     steps_per_epoch : int, optional
         Optimizer steps per epoch, for schedules in epochs.
     total_steps : int, optional
@@ -111,7 +110,7 @@ class CodebookTrainer:
         if not self.quantizers:
             raise ValueError(
                 "CodebookTrainer found no VectorQuantizer that is not frozen "
-                "in the modules it was given."
+                "in the given modules."
             )
         rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
         given = {"schedule": schedule, **rates}
@@ -134,8 +133,8 @@ class CodebookTrainer:
         if not self.optimizers:
             raise ValueError(
                 "No torch optimizer was given to train the quantizers "
-                f"{', '.join(self.quantizers)}. Those of a Brain are found in "
-                "optimizers_dict and in its attributes."
+                f"{', '.join(self.quantizers)}. In a Brain, optimizers are "
+                "taken from optimizers_dict and the attributes."
             )
         self.settings = {
             name: resolve_settings(
@@ -150,7 +149,7 @@ class CodebookTrainer:
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
         }
-        # FSDP does not reduce the gradients of what it was told to ignore.
+        # FSDP does not reduce the gradients of ignored modules.
         self._reduces = is_sharded(self._modules)
         self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
@@ -177,8 +176,8 @@ class CodebookTrainer:
         return self._steps[next(iter(self._leading.values()))]
 
     def close(self) -> None:
-        """Remove the hooks; codebooks keep their parameter groups. Called by a
-        new trainer of the same quantizers."""
+        """Remove the hooks; codebooks keep their parameter groups. A new
+        trainer for the same quantizers calls this."""
         for handle in self._handles:
             handle.remove()
         for quantizer in self.quantizers.values():
@@ -186,14 +185,14 @@ class CodebookTrainer:
                 del _TRAINERS[quantizer]
 
     def expect_warmup(self) -> None:
-        """Turn off the warning of an evaluation during the warm-up."""
+        """Turn off the warning about evaluation during the warm-up."""
         for watch in self._watches.values():
             watch.checks_warmup = False
 
     def state_dict(self, over_ranks: bool = False) -> dict:
-        """Return the state that an exact resume needs in addition to those of
-        model and optimizers; with ``over_ranks``, which all ranks must call,
-        including the reservoirs of all ranks."""
+        """Return the state that exact resume requires besides those of model
+        and optimizers. With ``over_ranks``, all ranks must call it, and the
+        reservoirs of all ranks are included."""
         return {
             "steps": list(self._steps.values()),
             "reinits": dict(self._reinits),
@@ -209,7 +208,8 @@ class CodebookTrainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a state returned by ``state_dict()`` for the same quantizers
-        and optimizers, after that of the model. Saved reservoirs are loaded on rank 0 only."""
+        and optimizers; load that of the model first. Saved reservoirs are
+        loaded only on rank 0."""
         saved = saved_names(state["quantizers"], self.quantizers)
         number = len(state["steps"])
         if set(saved) != set(self.quantizers) or number != len(self._steps):
@@ -234,7 +234,7 @@ class CodebookTrainer:
     # Set-up ----------------------------------------------------------------
 
     def _training_buffers(self) -> dict[str, Tensor]:
-        """Return buffers that training needs but no state_dict contains."""
+        """Return buffers that training needs but no state_dict includes."""
         buffers = {
             f"{name}.{key}": buffer
             for name, module in self._modules.named_modules()
@@ -273,8 +273,8 @@ class CodebookTrainer:
             )
 
     def _find_optimizer(self, name, quantizer) -> Optimizer:
-        """Return the optimizer whose steps count for a quantizer, and move a
-        trainable codebook to a group of its own in it."""
+        """Return the optimizer whose steps count for a quantizer. Move a
+        trainable codebook to its own parameter group."""
         codebook = quantizer.codebook
         holders = self._holders([codebook])
         if codebook.requires_grad:
@@ -289,8 +289,8 @@ class CodebookTrainer:
             give_own_group(holders[0], codebook)
         if holders:
             return holders[0]
-        # An EMA codebook is in no optimizer: take that of the innermost module
-        # around it.
+        # An EMA codebook is in no optimizer: use that of the innermost module
+        # that contains it.
         parents = (
             m for m in self._modules.modules() if quantizer in m.modules()
         )
@@ -317,7 +317,7 @@ class CodebookTrainer:
             codebook = quantizer.codebook
             settings[id(codebook)] = self.settings[name]
             if not quantizer.training or quantizer.is_codebook_frozen:
-                codebook.grad = None  # Zeros would let momentum move it.
+                codebook.grad = None  # With zeros, momentum would move it
             if self._reduces:
                 parameters = quantizer.parameters()
                 average_gradients(
@@ -392,7 +392,7 @@ class CodebookTrainer:
         if replaces and not is_kept:
             logger.warning(
                 f"{name} has a trained codebook, which the schedule will "
-                "replace, as it starts again: to keep it, also load the "
+                "replace because it starts over: to keep it, also load the "
                 "state_dict() of the CodebookTrainer, or set the schedule to "
                 "null (None)."
             )
@@ -400,24 +400,24 @@ class CodebookTrainer:
     def _act(self, name, quantizer, step) -> None:
         """Apply the schedule after a step."""
         plan = self.settings[name].plan
-        if plan is None:  # A state may have been loaded in its warm-up.
+        if plan is None:  # The loaded state may be from a warm-up
             quantizer.bypass = False
             return
         action = plan(step)
-        # A resumed run that is made shorter may be past the end of its warm-up.
+        # A run resumed with fewer steps may already be past its warm-up.
         ends = quantizer.bypass and not action.bypass and plan.reinitializes
         if action.reinitialize or (step and ends and not self._reinits[name]):
             self._reinitialize(name, quantizer, step)
         elif action.reset:
             quantizer.reservoir.reset()
         if quantizer.is_codebook_frozen and quantizer.is_pretrained:
-            # It needs no warm-up, and keeps its codes if it is unfrozen.
+            # It needs no warm-up, and keeps its codes if unfrozen.
             self._reinits[name] = max(self._reinits[name], 1)
-        # The warm-up does not restart if a resumed run is made longer.
+        # The warm-up does not restart if a run is resumed with more steps.
         quantizer.bypass = action.bypass and not self._reinits[name]
 
     def _warn_once(self, message) -> None:
-        """Log a warning, unless this trainer already has."""
+        """Log a warning once per trainer."""
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message)
@@ -446,8 +446,8 @@ class CodebookTrainer:
         )
         if len(vectors) == 0:
             logger.warning(
-                f"Step {step}: the reservoir of {name} is empty, its codebook "
-                "stays."
+                f"Step {step}: the reservoir of {name} is empty, so its "
+                "codebook is unchanged."
             )
             return
         generator = torch.Generator(vectors.device).manual_seed(step)
@@ -459,7 +459,7 @@ class CodebookTrainer:
         optimizer = self._leading[name]
         optimizer.state.pop(codebook, None)
         if isinstance(optimizer, torch.optim.Adagrad):
-            # In torch 2.8, only its constructor creates the state.
+            # In torch 2.8, only the constructor creates the state.
             new = torch.optim.Adagrad([codebook], **optimizer.defaults)
             optimizer.state.update(new.state)
         if result is not None:
@@ -472,6 +472,6 @@ class CodebookTrainer:
 
 
 def _attached(quantizer: VectorQuantizer) -> CodebookTrainer | None:
-    """Return the trainer that is attached to a quantizer, if any."""
+    """Return the trainer attached to a quantizer, if any."""
     reference = _TRAINERS.get(quantizer)
     return reference and reference()

@@ -1,4 +1,4 @@
-"""Warnings of ranks that wait for others."""
+"""Warn about ranks that wait for others."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ import torch
 
 from speechbrain_vq.nnet.utils import rank, world_size
 
-# SpeechBrain's logger would be silent on ranks other than 0.
+# SpeechBrain's logger is silent on ranks other than 0.
 logger = logging.getLogger(__name__)
 
 _TORCH = torch.__path__[0]
@@ -24,8 +24,8 @@ def reported_waits(
     progress: Callable[[], Any] = lambda: None, seconds: float = 60.0
 ) -> Iterator[None]:
     """Context manager that warns when this rank has waited ``seconds`` for the
-    others, and again each time the wait has doubled, naming the call. What
-    ``progress`` returns must change as the work proceeds."""
+    others in one call, and again each time the wait has doubled. The return
+    value of ``progress`` must change as the work proceeds."""
     if world_size() == 1:
         yield
         return
@@ -43,7 +43,7 @@ def reported_waits(
 def _watch(thread, progress, seconds, stop):
     before, since, limit = None, 0.0, seconds
     while not stop.wait(seconds / 4):
-        # Frames are not kept, as they hold tensors.
+        # Frames are not stored, because they hold references to tensors.
         place = _waits_at(sys._current_frames().get(thread))
         now = place and (place, progress())
         if now is None or now != before:

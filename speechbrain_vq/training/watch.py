@@ -1,4 +1,4 @@
-"""Warnings of quantizers that are not trained."""
+"""Warn about quantizers that are not trained."""
 
 import logging
 
@@ -8,13 +8,13 @@ from speechbrain_vq.nnet.utils import is_recomputed
 
 logger = logging.getLogger(__name__)
 
-# Number of training batches without an update, after which to warn.
+# Number of training batches without an update before a warning.
 _IDLE_BATCHES = 200
 
 
 class Watch:
-    """Forward hook that warns of causes of an untrained quantizer. It has no
-    reference to the trainer, so that models can be copied during training."""
+    """Forward hook that warns if a quantizer is not trained, and why. It does
+    not reference the trainer, so models can be copied during training."""
 
     def __init__(self, name: str):
         self.name, self.checks_warmup = name, True
@@ -32,11 +32,12 @@ class Watch:
                 logger.warning(
                     f"{self.name} is evaluated within the warm-up of its "
                     "ReinitSchedule: nothing is quantized yet, and losses are "
-                    "not comparable with later ones. Select a later model; "
-                    "train longer, or shorten warmup, if it does not end."
+                    "not comparable with later ones. Select a later model. If "
+                    "the warm-up does not end, train longer or shorten it."
                 )
             return
         self.batches += 1
+        # Gradients of many batches may be accumulated between two steps.
         limit = max(_IDLE_BATCHES, 2 * self.interval)
         if self.batches >= limit and not self.has_warned:
             self.has_warned = True
@@ -49,11 +50,11 @@ class Watch:
             )
             logger.warning(
                 f"{self.name} learned nothing in {self.batches} training "
-                f"batches, as {cause}."
+                f"batches, because {cause}."
             )
         if output.quantized.requires_grad:
             output.quantized.register_hook(self._note_gradient)
-        else:  # Nothing before the quantizer is trained.
+        else:  # Nothing before the quantizer is trained
             self.has_gradient = True
 
     def _note_gradient(self, gradient) -> None:

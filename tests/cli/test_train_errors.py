@@ -53,7 +53,7 @@ def train(tmp_path, monkeypatch):
         (["--lr=1", "--lr=2"], "--lr is given twice"),
         (["--arms=robust"], "No option '--arms'. `speechbrain-vq config`"),
         (["--jitter=-1"], "jitter must be 0 or more"),
-        (["--vq={norm: [batch}"], "is yaml"),
+        (["--vq={norm: [batch}"], "is not valid yaml"),
         (["--vq=norm: batch"], "Is it --vq='{norm: batch}'"),
         (["--vq={nrom: batch}"], "Did you mean 'norm'?"),
         (["--codebook_size=0"], "codebook_size must be an integer >= 1"),

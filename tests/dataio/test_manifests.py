@@ -64,7 +64,7 @@ def changed(**fields):
         ("", "not a complete manifest"),
         (b'{"\xe9": 1}', "not a complete manifest in UTF-8"),
         ("{}", "it has no items"),
-        ("[1, 2]", "a manifest is an object of items by name, this is a list"),
+        ("[1, 2]", "a manifest must be an object of items by name, not a list"),
         (9999 * "[", "not a complete manifest"),
         ('{"a": {"wav": "x"}, "a": {"wav": "y"}}', "'a' is defined more than"),
         ('{"b": "b.wav"}', "item 'b': an item must be an object with fields"),

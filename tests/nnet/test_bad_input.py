@@ -49,7 +49,7 @@ def test_a_wrong_value_is_named(name, value):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_codebooks": 3}, "8 does not divide into 3 codebooks"),
+        ({"num_codebooks": 3}, "8 is not divisible by num_codebooks=3"),
         ({"quantizer_dropout": 0.5}, "needs composition='residual'"),
         *(
             ({**options, "denormalize": True}, "unit_length and FSQ lose")
@@ -64,11 +64,11 @@ def test_a_wrong_value_is_named(name, value):
         ({"codebook": "fsq", "codebook_init": "kmeans"}, "'fsq' is never re-i"),
         (
             {"codebook": "fsq", "codebook_size": 23},
-            "=23 is not a product of .*=2 num.*=2 works",
+            "=23 is not a product of .*=2 integers.*=2",
         ),
         (
             {"codebook": "lfq", "codebook_size": 24},
-            "=24 is not a product of .*=5 works",
+            "=24 is not a product of .*use codebook_dim=5",
         ),
         ({"ema_decay": 0.9}, "ema_decay needs codebook='ema'"),
         ({"codebook": "ema", "ema_decay": 1.0}, r"decay must be in \[0, 1\)"),

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from speechbrain_vq.nnet import losses
-from speechbrain_vq.nnet.losses import quantization_loss, usage_loss
+from speechbrain_vq.nnet.losses import quantization_loss, entropy_loss
 
 
 def derivatives(loss, *inputs):
@@ -51,36 +51,36 @@ def uneven_usage(x, table, valid):
     return (1 - nats / math.log(table.shape[1])).mean(), nearest
 
 
-def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
+def test_entropy_loss_is_one_minus_the_entropy_of_the_soft_assignment():
     x = torch.randn(40, 2, 3, requires_grad=True)
     table = torch.randn(2, 5, 3, requires_grad=True)
     valid = torch.rand(40) < 0.7
     expected, nearest = uneven_usage(x, table, valid)
-    loss = usage_loss(x, table, valid.float(), nearest)
+    loss = entropy_loss(x, table, valid.float(), nearest)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, (x, table))
     torch.testing.assert_close(found, torch.autograd.grad(expected, (x, table)))
 
 
-def test_usage_loss_falls_with_the_error_where_that_is_small():
+def test_entropy_loss_falls_with_the_error_where_that_is_small():
     table = torch.randn(1, 5, 3)
     x = table[0, torch.arange(40) % 3].unsqueeze(1) + torch.randn(40, 1, 3) / 99
     valid = torch.rand(40) < 0.7
     whole, nearest = uneven_usage(x, table, valid)
     share = nearest.sum() / x[valid].square().sum()
     assert share < 0.01
-    loss = usage_loss(x, table, valid.float(), nearest)
+    loss = entropy_loss(x, table, valid.float(), nearest)
     torch.testing.assert_close(loss, 20 * share * whole)
 
 
-def test_usage_loss_of_a_large_batch_is_that_of_an_even_sample():
+def test_entropy_loss_of_a_large_batch_is_that_of_an_even_sample():
     # 256 utterances of 100 frames: a constant stride would choose one frame of
     # each, at the same place.
     x = torch.randn(25600, 1, 3, requires_grad=True)
     table, valid = torch.randn(1, 512, 3), torch.rand(25600) < 0.7
 
     def used(x, valid, nearest):
-        loss = usage_loss(x, table, valid.float(), nearest)
+        loss = entropy_loss(x, table, valid.float(), nearest)
         (gradient,) = torch.autograd.grad(loss, x)
         return loss, gradient.any(2).squeeze(1).nonzero().squeeze(1)
 

@@ -365,7 +365,7 @@ def test_options_without_sense_are_refused(options, message, tmp_path, caplog):
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path / "data", tmp_path / "out", **options)
     # An incomplete copy is reported.
-    note = "holds 20 images for test, the whole of it is 10000"
+    note = "holds 20 images for test, but the complete set has 10000"
     assert (note in caplog.text) == (options == {})
 
 

@@ -95,7 +95,7 @@ def test_a_damaged_package_is_named_with_where_to_get_it(harm, tmp_path):
 
 def test_what_is_no_package_is_reported(tmp_path):
     (tmp_path / PACKAGE).write_text("<html>Not found</html>")
-    with pytest.raises(ValueError, match="is no Debian package"):
+    with pytest.raises(ValueError, match="is not a Debian package"):
         prepare(tmp_path / PACKAGE, tmp_path / "out")
     # As Ubuntu packs it.
     make_deb(tmp_path / PACKAGE, {}, "data.tar.zst", "w")

@@ -155,7 +155,7 @@ def test_second_call_rewrites_nothing(small, tmp_path, caplog):
     mini.prepare_minispeech(small, **SMALL)
     # Nor one that would make another.
     assert mini.prepare(small, tmp_path, minutes=60) == small
-    assert "used as it is" in caplog.text
+    assert "used unchanged" in caplog.text
     assert {p: p.stat().st_mtime_ns for p in small.rglob("*")} == before
 
 

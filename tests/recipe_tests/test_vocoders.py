@@ -257,7 +257,7 @@ def test_a_run_starts_from_the_weights_of_another_vocoder():
     given = load_vocoder(source).generator.state_dict()
     state = vocoder.state_dict()
     assert all(torch.equal(given[key], state[key]) for key in state)
-    with pytest.raises(ValueError, match="--channels.*must be its own"):
+    with pytest.raises(ValueError, match="--channels.*must match it"):
         mels.start_from(SourceFilterVocoder(channels=8), source)
 
 

@@ -468,8 +468,8 @@ def test_a_schedule_longer_than_the_run_is_told(caplog):
 
 def test_a_misspelt_option_is_named(caplog):
     fit(make(reinit_scheduel=None, codebook_size=4), 1)
-    (told,) = (m for m in caplog.messages if "Nothing reads" in m)
-    assert told == "Nothing reads reinit_scheduel: is it reinit_schedule?"
+    (told,) = (m for m in caplog.messages if "is not used" in m)
+    assert told == "reinit_scheduel is not used. Did you mean reinit_schedule?"
 
 
 # Nothing of others is replaced ---------------------------------------------

@@ -438,9 +438,9 @@ def test_a_batch_without_a_valid_frame_is_skipped_and_told(caplog, factor):
     brain = make(Padded, run={"grad_accumulation_factor": factor})
     brain.fit(range(2), padded(1), padded(0, number=2), progressbar=False)
     assert brain.optimizer_step == 2 * (6 // factor - 1)
-    for words in "the step is skipped", "of the evaluation does not count":
+    for words in "the step is skipped", "evaluation batch is ignored":
         told = [m for m in caplog.messages if words in m]
-        assert len(told) == 2 and "a batch of padding" in told[0]
+        assert len(told) == 2 and "an all-padding batch" in told[0]
     assert brain.vq_stats["valid"]["vectors"] == 30
     brain.evaluate(padded(0, number=2), progressbar=False)
     assert brain.vq_stats["test"]["vectors"] == 30
@@ -459,8 +459,8 @@ def pad(rank, folder):
 def test_a_rank_with_a_batch_of_padding_is_told(tmp_path):
     assert run_ranks(2, pad, tmp_path) == [0, 0]
     log = (tmp_path / "log0").read_text()
-    told = "After step 2, 1 of 2 ranks had a batch of padding"
-    assert log.count("a batch of padding") == log.count(told) == 1
+    told = "After step 2, 1 of 2 ranks had an all-padding batch"
+    assert log.count("all-padding batch") == log.count(told) == 1
     first, second = (torch.load(tmp_path / f"bits{n}") for n in range(2))
     assert first["modules"] == second["modules"] and first["steps"] == 4
 

@@ -3,7 +3,7 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data/cifar10
 
-To train the codebook in another way, add --preset=vanilla, for example.
+To train the codebook differently, add --preset=vanilla, for example.
 --preset=none has no bottleneck.
 """
 
@@ -72,10 +72,10 @@ class ImageBrain(AnnealingBrain):
         """Compute bits per dimension and perplexities over the whole set.
 
         The prior over codes is uniform: a code costs the logarithm of the
-        codebook size, however often it is used.
+        codebook size, regardless of how often it is used.
         """
         bits = self.nats / self.dimensions / math.log(2)
-        # Truncated levels are another target, whose bits do not compare.
+        # Truncated levels are a different target, with incomparable bits.
         kind = "truncated_" if self.hparams.official_truncation else ""
         metrics = {f"{kind}reconstruction_bits_per_dim": bits}
         if self.hparams.quantizer.bypass:

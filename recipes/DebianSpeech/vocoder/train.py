@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
-    """Train a vocoder on log-mels of recordings and decoded from their tokens."""
+    """Train a vocoder on log-mels of recordings, or decoded from tokens."""
 
     def compute_forward(self, batch, stage):
         """Compute the features, the vocoder's controls, and waveforms [B, samples]
@@ -55,15 +55,15 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
         features = self.features(batch.sig.data, stage)
         mels = self.tokenizer.mods.features.denormalize(features)
         controls = self.modules.vocoder.controls(mels)
-        # Voicing learns from its own loss, not from the spectra.
+        # Voicing is trained by its own loss, not by the spectra.
         detached = controls._replace(voicing=controls.voicing.detach())
         wavs = self.modules.vocoder.synthesize(detached, batch.contour.data)
         return features, controls, wavs
 
     @torch.no_grad()
     def features(self, wavs, stage):
-        """Compute normalized log-mels decoded from tokens. In training, some rows
-        are of recordings, and a random number of first codebooks is decoded."""
+        """Compute normalized log-mels decoded from tokens. In training, decode
+        a random number of first codebooks, and use recordings in some rows."""
         ones = torch.ones(len(wavs), device=self.device)
         features, _ = self.tokenizer.mods.features(wavs, ones)
         number, books = 0, self.tokenizer.num_codebooks
@@ -76,7 +76,7 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
         return features
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the loss of spectra, pitch and voicing."""
+        """Compute the loss on spectra, pitch and voicing."""
         features, controls, wavs = predictions
         f0s, target = batch.f0.data, batch.sig.data
         spectral = spectral_error(wavs, target, self.hparams.resolutions)
@@ -102,9 +102,9 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
         )
 
     def shifted_loss(self, controls, contour, voiced):
-        """Compute the loss of pitch and voicing on the same speech synthesized at
-        another F0. Both then depend neither on the training voices nor on how
-        well the codec preserves their pitch."""
+        """Compute the loss on pitch and voicing for the same speech synthesized
+        at another F0. Both then depend neither on the training voices nor on
+        how well the codec preserves their pitch."""
         vocoder = self.modules.vocoder
         mean = contour.log().mean(1, keepdim=True).exp()
         low, high = self.hparams.pitches
@@ -127,8 +127,8 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
         self.errors["voicing_error"].extend(wrong.flatten().float().tolist())
 
     def compare(self, features, wavs):
-        """Measure the vocoder with its own F0, and Griffin-Lim, on the features
-        of a batch."""
+        """Evaluate the vocoder with its own F0, and Griffin-Lim, on the
+        features of a batch."""
         extract = self.tokenizer.mods.features
         outputs = {
             "as_used": self.modules.vocoder(extract.denormalize(features)),
@@ -193,7 +193,7 @@ def spectral_error(wavs, target, resolutions):
 
 
 def track_f0(wav, sample_rate, hop_length):
-    """Track F0 [T] in Hz at the middle of each hop by Praat's autocorrelation
+    """Track F0 [T] in Hz at the center of each hop with Praat's autocorrelation
     method; 0 marks unvoiced frames."""
     sound = parselmouth.Sound(wav.double().numpy(), sample_rate)
     step = hop_length / sample_rate
@@ -215,8 +215,8 @@ def filled(track):
 
 
 def dataio_prep(hparams, folder):
-    """Build the datasets of a folder of manifests. Items are pieces of equal
-    length, in training with a new speed and start in each epoch."""
+    """Build the datasets of a folder of manifests. Items are segments of equal
+    length; in training, their speed and start are redrawn in each epoch."""
     rate, hop = hparams["sample_rate"], hparams["hop_length"]
     samples = round(hparams["segment"] * rate / hop) * hop
 
@@ -225,8 +225,9 @@ def dataio_prep(hparams, folder):
         return TrainingReader(sample_rate)
 
     def piece(path, seconds, start, read_rate):
-        """Read a piece, its F0, and its F0 without gaps. Short utterances repeat.
-        A read rate below the sampling rate speeds up and raises the voice."""
+        """Read a segment, its F0, and its F0 without gaps. Short utterances are
+        repeated. A read rate below the sampling rate speeds up and raises the
+        voice."""
         read = reader(read_rate)
         wav = read(path, seconds, start, samples / read_rate)
         wav = wav.repeat(-(-samples // max(len(wav), 1)))[:samples]
@@ -286,7 +287,7 @@ def start_from(vocoder, source):
     except RuntimeError as error:
         raise ValueError(
             f"--pretrained={source} has other settings: --channels, "
-            "--num_layers and those of the log-mels must be its own."
+            "--num_layers and the log-mel settings must match it."
         ) from error
 
 

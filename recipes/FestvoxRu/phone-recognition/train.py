@@ -4,7 +4,7 @@ To run this recipe:
 > apt-get download festvox-ru
 > python train.py hparams/small.yaml --data_folder=.
 
-To train the codebook in another way, add --preset=vanilla, for example.
+To train the codebook differently, add --preset=vanilla, for example.
 --preset=none has no bottleneck.
 """
 

@@ -3,7 +3,7 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=LibriSpeech --lexicon=FILE
 
-To train the codebook in another way, add --preset=vanilla, for example.
+To train the codebook differently, add --preset=vanilla, for example.
 --preset=none has no bottleneck.
 """
 

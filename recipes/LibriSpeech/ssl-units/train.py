@@ -1,12 +1,12 @@
 """Recipe for learning units from a self-supervised encoder on LibriSpeech: a
-vector quantizer of its features, and a decoder that reconstructs them.
+vector quantizer for its features, and a decoder that reconstructs them.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=LibriSpeech
 > python train.py hparams/train.yaml --data_folder=openslr/librispeech_asr \
 --hours=5 --valid_hours=0.5
 
-To train the codebook in another way, add --preset=ema_bn, for example.
+To train the codebook differently, add --preset=ema_bn, for example.
 """
 
 import sys
@@ -29,7 +29,7 @@ def run(argv: list[str]) -> units.UnitBrain:
     features, folder = hparams["features"], hparams["ssl_folder"]
     if folder is None:
         named = [features.source, features.revision]
-        # The main process downloads, and then all read the cache.
+        # The main process downloads, then all processes read the cache.
         run_on_main(download_encoder, args=named)
         folder = download_encoder(*named)
     features.load_encoder(folder)

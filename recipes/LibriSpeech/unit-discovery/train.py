@@ -7,7 +7,7 @@ To run this recipe:
 --hours=5 --valid_hours=0.5
 
 --stream=True trains on a stream of all parts, with only the first --hours on
-disk. To train the codebook in another way, add --preset=vanilla, for example.
+disk. To train the codebook differently, add --preset=vanilla, for example.
 """
 
 import sys

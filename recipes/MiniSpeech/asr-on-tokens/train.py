@@ -4,9 +4,9 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
 The tokenizer is a bundled one, or --tokenizer=MODEL: a folder written by
-export_pretrained, or a Hub id. --make_minispeech generates a synthetic corpus in
-the data folder. --input=features trains the same recognizer on the tokenizer's
-features instead, which shows the cost of tokenizing.
+export_pretrained, or a Hub id. --make_minispeech generates a synthetic corpus
+in the data folder. --input=features trains the same recognizer on the
+tokenizer's features instead, to show the cost of tokenizing.
 """
 
 import sys
@@ -114,7 +114,7 @@ def dataio_prep(hparams, folder):
 
 
 def make_front(hparams, sample):
-    """Build the layer before the recognizer; return it with its output size."""
+    """Build the layer before the recognizer; return it and its output size."""
     if hparams["input"] == "features":
         return torch.nn.Identity(), sample.shape[1]
     vectors = hparams["pretrained"].get_pretrained_embeddings().cpu()
@@ -137,7 +137,7 @@ def make_modules(hparams, sample):
 
 
 def finish(brain, hparams):
-    """Write the phone errors and, last, the test results."""
+    """Write the phone errors and, finally, the test results."""
     brain.write_errors(hparams["per_file"])
     settings = {key: hparams[key] for key in ("tokenizer", "input", "seed")}
     write_results(hparams["output_folder"], settings | brain.results)

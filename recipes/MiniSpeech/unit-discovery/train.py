@@ -3,8 +3,8 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=my_recordings
 
-To generate a synthetic corpus, add --make_minispeech. To train the codebook in
-another way, add --preset=vanilla, for example. Recipes of this task for other
+To generate a synthetic corpus, add --make_minispeech. To train the codebook
+differently, add --preset=vanilla, for example. Recipes of this task for other
 corpora import this file.
 """
 
@@ -63,7 +63,7 @@ class UnitBrain(AnnealingBrain):
     """Train an autoencoder of speech with a vector-quantized bottleneck.
 
     The decoder defines its target and error: ``errors`` returns the sum of the
-    errors and their number, ``metrics`` the mean error under its name.
+    errors and their number, and ``metrics`` the mean error by its name.
     """
 
     # Output keys of the datasets
@@ -76,7 +76,7 @@ class UnitBrain(AnnealingBrain):
             for name, item in datasets["test"].data.items()
         }
         self.train_set = datasets["train"]
-        # Sorted by length: these are at the middle and at three quarters.
+        # Sorted by length: these are at the median and the third quartile.
         valid = datasets["valid"].data_ids
         self.sampled = {valid[len(valid) * n // 4] for n in (2, 3)}
 
@@ -111,7 +111,7 @@ class UnitBrain(AnnealingBrain):
             wavs = wavs * frame_mask(wavs.unsqueeze(2), wav_lengths)
         features, lengths = self.modules.features(wavs, wav_lengths)
         speaker = self.speaker(batch, features, lengths)
-        # Moments of the whole utterance, in training as in the test.
+        # Moments of the whole utterance, in training as in testing.
         moments = utterance_moments(features, lengths)
         if stage == sb.Stage.TRAIN:
             (features, lengths), (wavs, wav_lengths) = self.pieces(
@@ -135,8 +135,8 @@ class UnitBrain(AnnealingBrain):
         return features, lengths, predictions, vq, window_error
 
     def pieces(self, batch, features, lengths, wavs):
-        """Cut the same piece of each utterance from features and waveforms. Its
-        start depends on the utterance's name and the epoch."""
+        """Cut the same segment of each utterance from features and waveforms.
+        Its start depends on the utterance's name and the epoch."""
         hop = self.hparams.hop_length
         rate = self.hparams.sample_rate / hop
         frames = torch.round(lengths * features.shape[1])
@@ -158,8 +158,8 @@ class UnitBrain(AnnealingBrain):
         return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the decoder's mean error plus the quantizer's loss, and in
-        training the weighted error of the neighboring frames."""
+        """Compute the decoder's mean error plus the quantizer's loss and, in
+        training, the weighted error of the window predictor."""
         features, lengths, predictions, vq, window_error = predictions
         error, size = self.hparams.decoder.errors(
             predictions, features, lengths
@@ -175,10 +175,10 @@ class UnitBrain(AnnealingBrain):
         return error / size + vq.loss + weight * window_error
 
     def keep_samples(self, batch, features, lengths, predictions, vq):
-        """Add the code counts of a batch, and keep the utterances to log."""
+        """Add the code counts of a batch, and store the utterances to log."""
         self.counts = self.counts + vq.metrics["counts"]
         decoder, extract = self.hparams.decoder, self.modules.features
-        # A warm-up has no tokens to log, a decoder to waveforms no log-mels.
+        # A warm-up has no tokens to log; a waveform decoder has no log-mels.
         if self.hparams.quantizer.bypass or hasattr(decoder, "generate"):
             return
 
@@ -249,7 +249,7 @@ def cut(tensor, starts, width):
 
 
 def amount(dataset: DynamicItemDataset) -> str:
-    """Describe how much speech a training set has."""
+    """Describe the amount of speech in a training set."""
     items = [dataset.data[name] for name in dataset.data_ids]
     # A small data set repeats its files (see fill_epoch).
     files = {item["wav"]: item["length"] for item in items}
@@ -269,8 +269,8 @@ def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
         fitting = 2 ** max(int(math.log2(tokens / MIN_TOKENS_PER_CODE + 1)), 1)
         logger.warning(
             "Too little speech for %d codes: %.1f s to train on are %d tokens, "
-            "%.1f per code; at least %d are advised. Add recordings, or give "
-            "--codebook_size=%d.",
+            "%.1f per code; at least %d are recommended. Add recordings, or "
+            "pass --codebook_size=%d.",
             *(
                 size,
                 seconds,
@@ -328,7 +328,7 @@ def train(
     stream: LoopedLoader | None = None,
 ) -> UnitBrain:
     """Train and test on a folder of manifests, and return the Brain. With a
-    stream, the manifests provide only feature statistics, validation and test."""
+    stream, manifests are only for feature statistics, validation and test."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     # data_ids lacks utterances that are too short.
@@ -360,9 +360,9 @@ def run(
 ) -> UnitBrain:
     """Run the recipe of a corpus from its command line, and return the Brain.
 
-    ``prepare`` writes the manifests from the yaml's ``corpus``, and returns their
-    folder. ``open_stream`` returns a loader to train on instead of the training
-    manifest, if the hyperparameter ``stream`` is true."""
+    ``prepare`` writes the manifests from the yaml's ``corpus``, and returns
+    their folder. ``open_stream`` returns a loader to train on instead of the
+    training manifest, if the hyperparameter ``stream`` is true."""
     hparams, run_opts = start(argv)
     stream = open_stream(hparams) if hparams.get("stream") else None
     folder = prepared(prepare, hparams)

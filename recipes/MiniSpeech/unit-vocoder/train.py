@@ -61,7 +61,8 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
     objective = least = "mel_l1"
 
     def init_optimizers(self):
-        """Build an optimizer and a scheduler for generator and discriminator."""
+        """Build an optimizer and a scheduler each for generator and
+        discriminator."""
         self.optimizers_dict, self.schedulers = {}, {}
         for name in ("generator", "discriminator"):
             optimizer = self.opt_class(self.modules[name].parameters())
@@ -72,7 +73,7 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
             self.checkpointer.add_recoverable(f"scheduler_{name}", scheduler)
 
     def compute_forward(self, batch, stage):
-        """Generate the waveforms of the tokens, [B, 1, samples]."""
+        """Generate waveforms [B, 1, samples] from the tokens."""
         ids, _ = batch.ids
         fake, _ = self.modules.generator(ids, spk=batch.speaker.data)
         return fake
@@ -108,7 +109,7 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
 
     def step_of(self, name, loss):
         """Take a step of one optimizer."""
-        # Clear all gradients: the generator's loss also reaches the discriminator.
+        # Clear all gradients: the generator's loss reaches the discriminator.
         self.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers_dict[name].step()
@@ -175,18 +176,18 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
 
 
 def check_options(brain):
-    """Raise ValueError for options of Brain that would have no effect."""
+    """Raise ValueError for Brain options that would have no effect."""
     for name in UNUSED:
         value, default = getattr(brain, name), getattr(RunOptions, name)
         if value != default:
             raise ValueError(
                 f"--{name}={value} does nothing here: the vocoder is trained "
-                f"with {name}={default}. Leave it out."
+                f"with {name}={default}. Omit it."
             )
 
 
 def check_tokenizer(hparams, tokenizer):
-    """Raise ValueError unless the yaml has the sizes of its tokenizer."""
+    """Raise ValueError unless the yaml's sizes match its tokenizer."""
     sizes = unit_settings(tokenizer)
     wrong = {k: sizes[k] for k in KEYS if hparams[k] != sizes[k]}
     if wrong:
@@ -223,7 +224,7 @@ def dataio_prep(hparams, folder, tokenizer):
     read = TrainingReader(rate)
 
     def samples(path, length, first, number):
-        """Read the samples [1, samples] of ``number`` tokens from ``first`` on."""
+        """Read the samples [1, samples] of ``number`` tokens from ``first``."""
         seconds = [n * hop / rate for n in (first, number)]
         wav = read(path, length, *seconds)
         # Resampled files may lack a sample at the end.
@@ -260,7 +261,7 @@ def dataio_prep(hparams, folder, tokenizer):
             }
         if not items:
             raise ValueError(
-                f"No utterance of {split} has {size} tokens: give fewer "
+                f"No utterance of {split} has {size} tokens: use fewer "
                 "--segment_tokens."
             )
         dataset = DynamicItemDataset(items)
@@ -278,7 +279,7 @@ def finish(hparams, brain):
     keys = [*KEYS, "tokenizer"]
     export_vocoder(folder, "generator", generator, brain.tokenizer, keys)
     logger.info(
-        'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
+        'VQTokenizer.from_hparams("%s", vocoder="%s") uses it',
         *(hparams["tokenizer"], folder),
     )
     settings = {key: hparams[key] for key in ("tokenizer", "seed")}

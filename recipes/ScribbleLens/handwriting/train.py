@@ -4,7 +4,7 @@ of lines, after arXiv 2005.08520.
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
-To train the codebook in another way, add --preset=vanilla, for example.
+To train the codebook differently, add --preset=vanilla, for example.
 """
 
 import math
@@ -46,8 +46,8 @@ class HandwritingBrain(AnnealingBrain):
     character probe on the codewords whose gradient does not reach the model."""
 
     def init_optimizers(self):
-        """Build one optimizer for the model and one for the probe, so that
-        gradient clipping of the model does not depend on the probe."""
+        """Build separate optimizers for model and probe, so that gradient
+        clipping of the model does not depend on the probe."""
         probe = list(self.modules.probe.parameters())
         probe_ids = {id(parameter) for parameter in probe}
         model = [p for p in self.modules.parameters() if id(p) not in probe_ids]
@@ -74,7 +74,7 @@ class HandwritingBrain(AnnealingBrain):
         return levels, logits, vq, log_probs, token_lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute nats per pixel plus the losses of quantizer and probe."""
+        """Compute nats per pixel plus the quantizer's and the probe's loss."""
         levels, logits, vq, log_probs, token_lengths = predictions
         mask = frame_mask(levels.unsqueeze(-1), batch.ink.lengths)
         nats = torch.nn.functional.cross_entropy(
@@ -113,7 +113,7 @@ class HandwritingBrain(AnnealingBrain):
         """Reset the sums and tables."""
         self.nats, self.pixels = 0.0, 0
         self.errors = self.hparams.error_rate_computer()
-        # Positions of characters are in columns, where phones have seconds.
+        # Characters have positions in columns, where phones have seconds.
         self.codes = PhoneUnitCounts(
             self.hparams.codebook_size, 1 / self.hparams.stride
         )
@@ -133,7 +133,7 @@ class HandwritingBrain(AnnealingBrain):
 
 
 def check_options(hparams):
-    """Raise ValueError for impossible options, before the data are prepared."""
+    """Raise ValueError for invalid options, before preparing the data."""
     if hparams["stride"] != STRIDE:
         raise ValueError(
             f"--stride={hparams['stride']}, but a token of the encoder covers "
@@ -154,7 +154,7 @@ def check_batches(hparams, train):
     if size > len(train):
         raise ValueError(
             f"--batch_size={size}, but an epoch has only {len(train)} chunks "
-            "of lines: nothing would be trained. Give "
+            "of lines: nothing would be trained. Use "
             f"--batch_size={len(train)} or less, or a larger --oversample "
             f"than {hparams['oversample']}."
         )
@@ -212,8 +212,8 @@ def dataio_prep(hparams, folder):
 
 
 def use_of_fillable(brain):
-    """Compute the codebook usage of the test set, also relative to the codes it
-    could use at most, given its number of frames. Empty without quantization."""
+    """Compute the codebook usage on the test set, also relative to the maximum
+    possible with its number of frames. Empty without quantization."""
     stats = use_of_codes(brain, "test")
     if not stats.get("vectors"):
         return {}

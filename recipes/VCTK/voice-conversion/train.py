@@ -1,5 +1,5 @@
-"""Recipe for voice conversion with a vector-quantized autoencoder whose decoder
-is conditioned on the speaker.
+"""Recipe for voice conversion with a vector-quantized autoencoder and a decoder
+conditioned on the speaker.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder VCTK-Corpus-0.92
@@ -65,7 +65,7 @@ class ConversionBrain(units.UnitBrain):
 
     def on_fit_start(self):
         """Recover the latest checkpoint. Raises ValueError if its table lacks a
-        training speaker, who would be treated as the average voice."""
+        training speaker, who would be treated as the average speaker."""
         super().on_fit_start()
         table = self.hparams.speaker
         new = hasattr(table, "fill") and sorted(self.names - set(table.names))
@@ -73,7 +73,7 @@ class ConversionBrain(units.UnitBrain):
             raise ValueError(
                 f"The run in {self.hparams.output_folder} was begun without "
                 f"{len(new)} of the speakers of the data, such as {new[0]!r}. "
-                "Name another output_folder, or give the original data."
+                "Name another output_folder, or use the original data."
             )
 
     def speaker(self, batch, features, lengths):
@@ -86,15 +86,15 @@ class ConversionBrain(units.UnitBrain):
 
 def find_encoder(source: str | os.PathLike) -> pathlib.Path:
     """Find the ``embedding_model.ckpt`` of a pretrained speaker encoder in a
-    folder or on the Hub, such as ``speechbrain/spkrec-ecapa-voxceleb``. No other
-    file of its repository is read."""
+    folder or on the Hub, such as ``speechbrain/spkrec-ecapa-voxceleb``. No
+    other file in its repository is read."""
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
         raise FileNotFoundError(
-            f"{folder} is no SpeechBrain speaker encoder: it has no {WEIGHTS}, "
-            f"but {folder_contents(folder)}."
+            f"{folder} is not a SpeechBrain speaker encoder: it has no "
+            f"{WEIGHTS}, but {folder_contents(folder)}."
         )
     repo_id = as_repo_id(source)
     with in_words(repo_id):

@@ -3,7 +3,7 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=WSJ --lexicon=cmudict.dict
 
-To train the codebook in another way, add --preset=vanilla, for example.
+To train the codebook differently, add --preset=vanilla, for example.
 --preset=none has no bottleneck. Recipes of this task for other corpora import
 this file.
 """
@@ -39,7 +39,7 @@ from speechbrain_vq.recipes.WSJ.wsj_prepare import prepare
 
 
 class PhoneBrain(PhoneErrorsMixin, AnnealingBrain):
-    """Train a phone recognizer that has a vector quantizer inside with CTC."""
+    """Train a phone recognizer with a vector-quantized bottleneck and CTC."""
 
     def compute_forward(self, batch, stage):
         """Compute log-probabilities of phones and the quantizer's output."""
@@ -66,7 +66,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
     add_labels(encoder, datasets, hparams["save_folder"])
     if len(encoder) > hparams["num_labels"]:
         raise ValueError(
-            f"The data have {len(encoder) - 2} phones, too many for "
+            f"The data has {len(encoder) - 2} phones, too many for "
             f"num_labels, which includes the blank and <unk>: give "
             f"--num_labels={len(encoder)}."
         )
@@ -111,8 +111,8 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
 
 def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
     """Run the recipe of a corpus from its command line, and return the Brain.
-    ``prepare`` writes the manifests from the yaml's ``corpus``, and returns their
-    folder."""
+    ``prepare`` writes the manifests from the yaml's ``corpus``, and returns
+    their folder."""
     hparams, run_opts = start(argv)
     return train(hparams, run_opts, prepared(prepare, hparams))
 
