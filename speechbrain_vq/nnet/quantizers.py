@@ -15,8 +15,8 @@ from speechbrain_vq.nnet.codebooks import CODEBOOKS, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
-    quantization_loss,
     entropy_loss,
+    quantization_loss,
 )
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
@@ -665,8 +665,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             if self.entropy_weight and self.training:
                 # EMA updates the table before the backward pass.
                 words = table if table.requires_grad else table.clone()
-                entropy_loss = entropy_loss(targets, words, mass, sq_errors)
-                loss = loss + self.entropy_weight * entropy_loss
+                loss = loss + self.entropy_weight * entropy_loss(
+                    targets, words, mass, sq_errors
+                )
             if learns:
                 self.embedding.learn(targets.detach(), indices, valid)
             combined = self.embedding.combine(codewords)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from speechbrain_vq.nnet import losses
-from speechbrain_vq.nnet.losses import quantization_loss, entropy_loss
+from speechbrain_vq.nnet.losses import entropy_loss, quantization_loss
 
 
 def derivatives(loss, *inputs):
