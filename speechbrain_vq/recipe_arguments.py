@@ -86,7 +86,7 @@ def split_arguments(argv: list[str]) -> tuple[str, dict, dict]:
         is_value = previous.startswith("-") and "=" not in previous
         if not arg.startswith("-") and not is_value:
             hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
-            raise ValueError(f"{arg!r} belongs to no option{hint}.")
+            raise ValueError(f"Unexpected argument {arg!r}{hint}.")
 
     def with_underscores(option):
         """Replace hyphens in the names of options."""
@@ -148,9 +148,10 @@ def _check_value(name: str, value, default) -> None:
     if not isinstance(default, int | float) or value is None:
         return
     if not isinstance(value, int | float):
+        kind = "an integer" if isinstance(default, int) else "a number"
+        kind = "True or False" if isinstance(default, bool) else kind
         raise ValueError(
-            f"--{name}={value}: {name} must be a number or a boolean, such as "
-            f"{default}."
+            f"--{name}={value}: {name} must be {kind}, such as {default}."
         )
     if isinstance(default, bool) or isinstance(value, bool) or default < 0:
         return

@@ -533,11 +533,13 @@ def _split(
     seen = [u for u in order if utts[u]["spk_id"] not in unseen]
     if not unseen:
         test, seen = seen[part : 2 * part], seen[:part] + seen[2 * part :]
-    if part >= len(seen):
+    # With a single file, the speaker encoder has no variance to normalize by.
+    if len(seen) - part < 2:
         raise ValueError(
-            f"{source} holds too few readable audio files, {len(order)}: none "
-            f"is left to train on after {part} for validation and {len(test)} "
-            "for testing. Add files, or cut long ones into pieces."
+            f"{source} has too few readable audio files, {len(order)}: at least "
+            f"2 are needed for training, besides {part} for validation and "
+            f"{max(len(test), 1)} for the test. Add files, or cut long ones "
+            "into pieces."
         )
     split_of = {
         **dict.fromkeys(seen, "train"),

@@ -41,9 +41,12 @@ def show_ending(
         # Imported here because only these runs need it.
         from speechbrain_vq.report import write_report
 
-        logger.info(
-            "Report: %s (open it in a browser)", write_report(folder, page)
-        )
+        try:
+            write_report(folder, page)
+        except (OSError, ValueError) as error:
+            logger.warning("The report was not written: %s", error)
+        else:
+            logger.info("Report: %s (open it in a browser)", page)
     else:
         steps["look at it"] = ("report", str(folder), f"--out={page}", *encoder)
     if manifests is not None:

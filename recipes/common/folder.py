@@ -157,11 +157,14 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
             return prepared
         before, now = map(_splits, (manifests, updated))
         if before != now:
+            new, lost = now.keys() - before.keys(), before.keys() - now.keys()
+            changes = [f"{len(new)} are new"] * bool(new)
+            changes += [f"{len(lost)} are missing"] * bool(lost)
             raise ValueError(
                 f"The recordings in {folder} are not those that the run in "
-                f"{run} began with: {len(now.keys() - before.keys())} are new, "
-                f"{len(before.keys() - now.keys())} are gone. Restore them to "
-                "continue it, or use another --out for a new run."
+                f"{run} began with: {', '.join(changes) or 'some changed'}. "
+                "Restore the folder to continue the run, or use another --out "
+                "for a new one."
             )
         if if_main_process() and read_corpus(updated) != read_corpus(manifests):
             replace_folder(updated, manifests)

@@ -289,7 +289,7 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
         if len(samples):
             # abs() would copy the samples.
             peak = float(max(samples.max(), -samples.min()))
-            check_peak(peak, "holds")
+            check_peak(peak, "contains")
             mixed = samples.mean(axis=1)
             if check_channels:
                 power += np.square(samples).sum(axis=0, dtype=np.float64)
@@ -317,7 +317,7 @@ def _check_channels(name, power, mixed_power):
     # The mean of C uncorrelated channels of equal power has 1 / C of the power.
     elif mixed_power < 0.1 / len(power) * power.max():
         _warn_once(
-            "%s: the channels have opposite signs and cancel in their mean, "
+            "%s: the channels have opposite polarity and cancel in their mean, "
             "which is used. Keep one channel, or invert the other.",
             name,
         )

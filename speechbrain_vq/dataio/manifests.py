@@ -116,7 +116,7 @@ def read_manifest(
             items = read_json(path, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError, csv.Error) as error:
         raise ManifestError(
-            f"{path} is not a complete manifest in UTF-8: {error}"
+            f"{path} is not a valid manifest (json or csv, in UTF-8): {error}"
         ) from error
     if not isinstance(items, dict):
         raise ManifestError(

@@ -177,7 +177,13 @@ class Run:
         metas = ((c, c.meta.get(key, math.nan)) for c in self.checkpoints)
         checkpoints = [c for c, value in metas if not math.isnan(value)]
         if not checkpoints:
-            keys = sorted({key for c in self.checkpoints for key in c.meta})
+            keys = {
+                key
+                for c in self.checkpoints
+                for key, value in c.meta.items()
+                if isinstance(value, float) and key != "unixtime"
+            }
+            keys = sorted(keys)
             raise ValueError(
                 f"No checkpoint has a metric '{key}'.{suggestion(key, keys)} "
                 f"They have {', '.join(keys)}."

@@ -39,6 +39,16 @@ class ReinitPlan(NamedTuple):
         """Whether the codebook is ever re-initialized."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
 
+    def describe(self) -> str:
+        """Describe the plan in words, for a log."""
+        if not self.reinitializes:
+            return f"no quantization for {self.warmup:g} steps"
+        until = f"step {self.until}" if self.until < math.inf else "the end"
+        return (
+            f"no quantization for {self.warmup} steps, then re-initialization "
+            f"by k-means until {until}"
+        )
+
     def __call__(self, step: int) -> ReinitAction:
         """Return the action after a number of optimizer steps."""
         since_warmup = step - self.warmup

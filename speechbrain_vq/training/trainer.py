@@ -263,7 +263,7 @@ class CodebookTrainer:
 
     def _log_plan(self, plan) -> None:
         """Log a plan, and warn if its warm-up is longer than the run."""
-        logger.info(f"Codebook schedule: {plan}.")
+        logger.info(f"Codebook schedule: {plan.describe()}.")
         total = self.total_steps
         if total is not None and total <= plan.warmup < math.inf:
             logger.warning(

@@ -116,7 +116,7 @@ def test_random_pieces_depend_on_name_and_epoch_alone():
 @pytest.mark.parametrize(
     "right, expected",
     [
-        (lambda left: -left, "the channels have opposite signs"),
+        (lambda left: -left, "the channels have opposite polarity"),
         (lambda left: 0 * left, "1 of 2 channels are silent"),
         (lambda left: left / 2, None),
         (lambda left: np.roll(left, 1000), None),

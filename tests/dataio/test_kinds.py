@@ -163,8 +163,8 @@ BAD = {
         "an end after 302 bytes, and 63752 more",
     ),
     "samples.raw": (lambda path: bytes(999), "Convert it"),
-    "nan.wav": (odd(np.nan), "holds NaN"),
-    "inf.wav": (odd(-np.inf), "holds NaN or infinity"),
+    "nan.wav": (odd(np.nan), "contains NaN"),
+    "inf.wav": (odd(-np.inf), "contains NaN or infinity"),
     "huge.wav": (odd(-1e30), "amplitudes beyond 1, up to 1e"),
     "integers.wav": (
         lambda path: written(path, 32768 * sound(), subtype="FLOAT"),

@@ -300,7 +300,7 @@ def test_bad_audio_is_left_out_and_counted(tmp_path):
         "lengths of 1 utterances that differ",
     ):
         assert told in result.stdout
-    for reason in ("shorter than one frame", "holds NaN", "no such file"):
+    for reason in ("shorter than one frame", "contains NaN", "no such file"):
         assert f"1 {reason}" in summary
     cli(*command, *options, "--strict", code=1)
 

@@ -166,7 +166,7 @@ def test_a_variant_is_the_recipe_with_other_values(variant):
 
 @pytest.mark.parametrize("before", [[], ["--size=1"], ["--size", "1"]])
 def test_an_argument_that_belongs_to_no_option_is_refused(variant, before):
-    with pytest.raises(ValueError, match="'size=3' .* write --size=3"):
+    with pytest.raises(ValueError, match="'size=3': write --size=3"):
         load(variant, *before, "size=3")
     assert load(variant, "--size", "3")["size"] == 3
 
@@ -176,7 +176,7 @@ def test_an_argument_that_belongs_to_no_option_is_refused(variant, before):
     "option, message",
     [
         ("--sise=3", "'--sise'. Did you mean '--size'"),
-        ("--size=big", "--size=big: size must be a number"),
+        ("--size=big", "--size=big: size must be an integer"),
     ],
 )
 def test_what_no_recipe_takes_is_refused(name, option, message, variant):
