@@ -68,7 +68,7 @@ def entropy_loss(
     size = max(2**17 // codebook.shape[1], 64)
     if len(mass) > size:
         sample, mass = _spread(mass, size)
-        targets = targets[sample]
+        targets = targets.index_select(0, sample)
     shares = []
     for vectors, words, scale in zip(
         targets.unbind(1), codebook, temperature, strict=False
