@@ -217,11 +217,13 @@ class AtomicCheckpointer(Checkpointer):
                     remove_on_main(folder)
 
     def find_checkpoints(self, *, max_num_checkpoints=None, **options):
-        """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, order
-        warm-up checkpoints last: losses are lower without quantization."""
+        """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, leave
+        out warm-up checkpoints if there are later ones: losses are lower
+        without quantization, and averages would mix in random codewords."""
         checkpoints = super().find_checkpoints(**options)
         if options.get("max_key") or options.get("min_key"):
-            checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
+            later = [c for c in checkpoints if not c.meta.get("vq_warmup")]
+            checkpoints = later or checkpoints
         return checkpoints[:max_num_checkpoints]
 
     def _waits_for_step(self, end_of_epoch):

@@ -226,18 +226,20 @@ def test_recoverables_add_to_the_meta(tmp_path):
     assert (newest["steps"], newest["loss"]) == (2, 9.0)
 
 
-def test_warmup_ranks_last_but_for_recency(tmp_path):
+def test_warmup_is_not_ranked_if_there_is_more(tmp_path):
     checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
-    for warmup, value in [(True, 3), (True, 5), (False, 4), (None, 2)]:
-        meta = {} if warmup is None else {"vq_warmup": warmup}
-        checkpointer.save_checkpoint({"value": value, **meta})
-    checkpointer.save_checkpoint({"value": 1, "vq_warmup": True})
 
     def values(**which):
         return [c.meta["value"] for c in checkpointer.find_checkpoints(**which)]
 
-    assert values(max_key="value") == [4, 2, 5, 3, 1]
-    assert values(min_key="value") == [2, 4, 1, 3, 5]
+    for warmup, value in [(True, 3), (True, 5), (False, 4), (None, 2)]:
+        meta = {} if warmup is None else {"vq_warmup": warmup}
+        checkpointer.save_checkpoint({"value": value, **meta})
+        if value == 5:
+            assert values(max_key="value") == [5, 3]
+    checkpointer.save_checkpoint({"value": 1, "vq_warmup": True})
+    assert values(max_key="value") == [4, 2]
+    assert values(min_key="value") == [2, 4]
     assert values(min_key="value", max_num_checkpoints=1) == [2]
     assert values() == [1, 2, 4, 5, 3]
     assert values(max_num_checkpoints=2) == [1, 2]
