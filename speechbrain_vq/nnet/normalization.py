@@ -86,9 +86,10 @@ class MaskedBatchNorm(nn.Module):
         count = torch.full((), number, device=self.running_mean.device)
         self.register_buffer("num_batches", count, persistent=False)
         if self.statistics == "initial":
-            # Loaded statistics stay until three batches disagree with them.
-            moments = torch.stack([self.running_mean, self.running_var])
-            moments = moments.expand(3, -1, -1) * bool(number)
+            moments = self.running_mean.new_zeros(3, 2, self.num_features)
+            if number:  # Loaded statistics stay until three batches disagree.
+                moments[:, 0] = self.running_mean
+                moments[:, 1] = self.running_var
             self.register_buffer("last_moments", moments, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
