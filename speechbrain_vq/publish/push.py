@@ -74,7 +74,8 @@ def push_to_hub(
     token : str or bool, optional
         Access token; by default ``HF_TOKEN`` or the stored login.
     revision : str, optional
-        Branch to push to, ``main`` by default; created if it does not exist.
+        Branch to push to, ``main`` by default. Without ``create_pr``, it is
+        created if it does not exist.
     create_pr : bool
         Whether to open a new pull request instead.
     tag : str, optional
