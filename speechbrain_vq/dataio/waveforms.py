@@ -30,8 +30,8 @@ def write_waveform(
     path = pathlib.Path(path)
     if not wav.isfinite().all():
         raise ValueError(
-            "the model decodes it to NaN or infinity. Its training probably "
-            "diverged: see the reconstruction error of its run."
+            "the decoded audio contains NaN or infinity. The training of the "
+            "model probably diverged: see the reconstruction error of its run."
         )
     kind = path.suffix[1:] or "wav"
     try:

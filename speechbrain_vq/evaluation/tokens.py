@@ -94,7 +94,7 @@ class TokenFile:
             by_path[str(wav.resolve())] = name
             # A stem shared by several files identifies none of them.
             by_stem[wav.stem] = None if wav.stem in by_stem else name
-        remaining, contents = dict.fromkeys(manifest), {}
+        contents: dict[str, int] = {}
         for line in read_tokens(self.path, self.codebook_size):
             name = line.id
             if name not in manifest:
@@ -105,22 +105,22 @@ class TokenFile:
             if name not in manifest:
                 continue
             content = hash(line.tokens.numpy().tobytes())
-            if name not in remaining:
-                if content != contents[name]:
+            if name in contents:
+                if contents[name] != content:
                     raise ValueError(
                         f"{self.path} has two lines for {name}, with different "
                         "tokens: remove one of them."
                     )
                 continue
             contents[name] = content
-            del remaining[name]
             if not len(line.tokens):
                 self.errors[name] = f"its tokens in {self.path} are empty"
                 continue
             yield Utterance(
                 name, manifest[name], line.tokens, line.token_rate, line.seconds
             )
-        self.errors |= dict.fromkeys(remaining, f"no tokens in {self.path}")
+        missing = [name for name in manifest if name not in contents]
+        self.errors |= dict.fromkeys(missing, f"no tokens in {self.path}")
 
 
 def _parse(text, codebook_size):

@@ -118,14 +118,16 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
 def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
     """Raise ValueError if the fingerprint, precision or a rate of a line
     differs from ``model``, a result of ``describe_model``."""
-    weights, *number = model["fingerprint"].split(", ")
-    theirs, *others = str(line["fingerprint"]).split(", ")
-    if theirs == weights and number != others:
+    (weights, number), (own_weights, own_number) = (
+        fingerprint.partition(", ")[::2]
+        for fingerprint in (line["fingerprint"], model["fingerprint"])
+    )
+    if weights == own_weights and number != own_number:
         raise ValueError(
-            f"{path} has tokens of {(others or ['all codebooks'])[0]} of the "
-            f"model, not of {(number or ['all codebooks'])[0]}. {_REMEDY}"
+            f"{path} has tokens of {number or 'all codebooks'} of the model, "
+            f"not of {own_number or 'all codebooks'}. {_REMEDY}"
         )
-    if theirs != weights:
+    if weights != own_weights:
         raise ValueError(
             f"{path} has tokens of another model: '{line.get('model')}' "
             f"(revision {line.get('revision')}, weights "

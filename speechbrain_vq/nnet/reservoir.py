@@ -80,7 +80,8 @@ class Reservoir:
             distributed.all_gather(ranks[-1], own)
         counts = [int(count) for count in ranks[1]]
         # NumPy draws among less than 1e9 vectors; shares hardly change.
-        counts = [count // (sum(counts) // 10**9 + 1) for count in counts]
+        divisor = sum(counts) // 10**9 + 1
+        counts = [count // divisor for count in counts]
         shares = np.random.default_rng(seed).multivariate_hypergeometric(
             counts, min(sum(counts), self.capacity), method="marginals"
         )

@@ -21,6 +21,7 @@ from speechbrain_vq.dataio.manifests import (
 )
 from speechbrain_vq.hub.folder import HPARAMS
 from speechbrain_vq.recipe_files import load
+from speechbrain_vq.training.checkpoints import SEAL
 from speechbrain_vq.training.resume import AtomicCheckpointer
 
 logger = logging.getLogger(__name__)
@@ -158,10 +159,12 @@ class Run:
         if folder.is_dir():
             checkpoints = AtomicCheckpointer(folder).list_checkpoints()
         if not checkpoints:
-            what = f"There is no checkpoint in {folder}."
-            if (self.folder / "config.json").is_file():
-                what = f"{self.folder} is an exported model, not a run."
-            raise FileNotFoundError(what)
+            is_model = (self.folder / "config.json").is_file()
+            raise FileNotFoundError(
+                f"{self.folder} is an exported model, not a run."
+                if is_model
+                else f"There is no checkpoint in {folder}."
+            )
         return checkpoints
 
     def _checkpoint_named(self, name: str) -> Checkpoint:
@@ -177,13 +180,10 @@ class Run:
         metas = ((c, c.meta.get(key, math.nan)) for c in self.checkpoints)
         checkpoints = [c for c, value in metas if not math.isnan(value)]
         if not checkpoints:
-            keys = {
-                key
-                for c in self.checkpoints
-                for key, value in c.meta.items()
-                if isinstance(value, float) and key != "unixtime"
-            }
-            keys = sorted(keys)
+            metas = (c.meta.items() for c in self.checkpoints)
+            # Without flags such as end-of-epoch
+            keys = {k for meta in metas for k, v in meta if type(v) is not bool}
+            keys = sorted(keys - {"unixtime", SEAL})
             raise ValueError(
                 f"No checkpoint has a metric '{key}'.{suggestion(key, keys)} "
                 f"They have {', '.join(keys)}."

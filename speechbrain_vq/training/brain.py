@@ -98,7 +98,7 @@ class VQMixin(SkipMixin, ResumeMixin):
 
     def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit as a Brain does."""
-        if self._is_fitting:  # A fit within a fit trains other modules.
+        if self._stop is not None:  # A fit within a fit trains other modules.
             return super().fit(epoch_counter, train_set, *args, **kwargs)
         self._start("valid")
         self._attached, self._epochs = False, _length(epoch_counter)
@@ -141,12 +141,12 @@ class VQMixin(SkipMixin, ResumeMixin):
         before creating learning rate schedulers there."""
         if self._attached:
             return
-        self._attached = True
-        if not self.quantizers:  # All are frozen.
-            return
-        previous, options = self.codebook_trainer, _trainer_options(self)
+        self._attached, previous = True, self.codebook_trainer
         if previous is not None:
             previous.close()
+        if not self.quantizers:  # All are frozen.
+            return
+        options = _trainer_options(self)
         given = [self.optimizers_dict, *vars(self).values()]
         self.codebook_trainer = CodebookTrainer(self.modules, given, **options)
         prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)

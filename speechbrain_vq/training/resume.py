@@ -1,6 +1,5 @@
 """Exact resume of any Brain: checkpoints, random state, loaders and signals."""
 
-import contextlib
 import functools
 import logging
 import math
@@ -93,8 +92,8 @@ class AtomicCheckpointer(Checkpointer):
     checksums and skipped with a warning. Random states are saved, too, and the
     metadata includes the dict of numbers that a recoverable's
     ``checkpoint_meta()`` returns. A checkpoint during gradient accumulation is
-    delayed until the next step, since gradients would be lost. The class and
-    its methods take the arguments of SpeechBrain's ``Checkpointer``.
+    delayed until the next step, or gradients would be lost. The class and its
+    methods take the arguments of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -358,7 +357,8 @@ class ResumeMixin:
     for a Brain with an ``AtomicCheckpointer``. It must be the first base class.
     Only its subclass ``VQMixin`` works with several ranks."""
 
-    _agrees, _stop, _is_fitting = False, None, False
+    # The handler of signals during a fit.
+    _agrees, _stop = False, None
 
     def fit(
         self,
@@ -371,35 +371,30 @@ class ResumeMixin:
     ):
         """Fit as a Brain does."""
         options = train_loader_kwargs or {}, valid_loader_kwargs or {}
-        if self._is_fitting:
+        if (
+            self._stop is not None
+        ):  # Within a fit, as in SpeechBrain's MetricGAN
             return super().fit(
                 epoch_counter, train_set, valid_set, progressbar, *options
             )
-        with self._in_fit(), GentleStop(self, self._agrees) as self._stop:
-            is_loader = isinstance(train_set, DataLoader | LoopedLoader)
-            if not (is_loader or self.test_only):
-                train_set = self.make_dataloader(
-                    train_set, stage=Stage.TRAIN, **options[0]
-                )
-            self._loader = train_set
-            if self._stop.saves and valid_set is not None:
-                # A loader that is not saved would start over on a resume.
-                saved = self.checkpointer.recoverables.values()
-                if any(loader is train_set for loader in saved):
-                    train_set = SavedEpoch(train_set, self._stop)
-            super().fit(
-                epoch_counter, train_set, valid_set, progressbar, *options
-            )
-
-    @contextlib.contextmanager
-    def _in_fit(self):
-        """Context manager that marks fits within this fit, such as
-        SpeechBrain's MetricGAN has."""
-        self._is_fitting = True
         try:
-            yield
+            with GentleStop(self, self._agrees) as self._stop:
+                is_loader = isinstance(train_set, DataLoader | LoopedLoader)
+                if not (is_loader or self.test_only):
+                    train_set = self.make_dataloader(
+                        train_set, stage=Stage.TRAIN, **options[0]
+                    )
+                self._loader = train_set
+                if self._stop.saves and valid_set is not None:
+                    # A loader that is not saved would start over on a resume.
+                    saved = self.checkpointer.recoverables.values()
+                    if any(loader is train_set for loader in saved):
+                        train_set = SavedEpoch(train_set, self._stop)
+                super().fit(
+                    epoch_counter, train_set, valid_set, progressbar, *options
+                )
         finally:
-            self._is_fitting = False
+            self._stop = None
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """Make a loader as a Brain does, but with its own generator, for exact

@@ -1,8 +1,9 @@
 """The level of waveforms."""
 
+import pytest
 import torch
 
-from speechbrain_vq.dataio.waveforms import with_level_of
+from speechbrain_vq.dataio.waveforms import with_level_of, write_waveform
 
 
 def test_level_is_that_of_the_original():
@@ -20,3 +21,11 @@ def test_level_is_that_of_the_original():
         wav, noise * (0.05 / noise.square().mean().sqrt())
     )
     assert not with_level_of(compressed, torch.zeros(9)).any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_not_written(value, tmp_path):
+    wav = torch.tensor([0.0, value, 0.5])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        write_waveform(tmp_path / "a.wav", wav, 16000, "")
+    assert not list(tmp_path.iterdir())

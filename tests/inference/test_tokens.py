@@ -136,6 +136,19 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
     assert sorted(output.read_text()) == sorted(whole)
 
 
+def test_tokens_of_audio_that_has_changed_are_reported(
+    tokenizer, folder, tmp_path, caplog
+):
+    path, output = tmp_path / "a.wav", tmp_path / "tokens.jsonl"
+    path.write_bytes((folder / "a.wav").read_bytes())
+    os.utime(path, (1, 1))
+    for changed in (False, True):
+        for _ in range(2):
+            assert tokenize_files([path], tokenizer, output).done == 1
+        assert ("have changed since" in caplog.text) == changed
+        os.utime(path, (2**31, 2**31))
+
+
 @pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t", "shards"])
 def test_the_old_output_stays_until_the_new_is_complete(
     tokenizer, folder, tmp_path, name

@@ -205,7 +205,9 @@ def test_the_best_checkpoint_is_taken(tmp_path):
 def test_a_choice_that_is_none_is_reported(tmp_path):
     run, _ = write_run(tmp_path / "run")
     place = tmp_path / "model"
-    missing, los = FileNotFoundError, "No checkpoint has a metric 'los'.* loss"
+    write_run(tmp_path / "run", fill(2.0), loss=0.9, dead=3, flag=True)
+    missing = FileNotFoundError
+    los = "No checkpoint has a metric 'los'.*They have dead, loss.$"
     for source, options, error, message in (
         (run, {"min_key": "los"}, ValueError, los),
         (
