@@ -119,7 +119,7 @@ def test_the_walk_of_a_stranger(tmp_path, hub, monkeypatch):
     tokens = {str(tmp_path / row["path"]): row["tokens"] for row in rows}
     assert set(tokens) == set(paths)
     # As a data set.
-    option = re.search(r"With `(--out=\w+)`, `tokenize` writes", TEXT)[1]
+    option = re.search(r"With `(--out=\w+)`,\s+`tokenize` writes", TEXT)[1]
     assert tokenize.pop().startswith("--out=")
     run(PROGRAM, *tokenize, option, cwd=tmp_path)
     rows = datasets.load_from_disk(tmp_path / option.removeprefix("--out="))
