@@ -3,8 +3,9 @@
 To run it:
 > python benchmarks/grid.py --data recorded=FOLDER --out benchmarks/grid
 
-Every method is trained in the network of recipes/MiniSpeech/unit-discovery with
-base settings, and in cells that each change one setting. A finished cell adds a
+Every method is trained in the network of recipes/MiniSpeech/unit-discovery, or
+of recipes/CIFAR10/autoencoder with one code per position, with base settings,
+and in cells that each change one setting. A finished cell adds a
 line to ``OUT.jsonl``, so the same command resumes an interrupted benchmark. The
 page ``OUT.md`` is written from all lines. Requires
 `pip install "speechbrain-vq[bench]"`, and for the rows encodec and moshi
@@ -14,7 +15,6 @@ page ``OUT.md`` is written from all lines. Requires
 import collections
 import functools
 import importlib
-import json
 import pathlib
 import statistics
 import time
@@ -22,36 +22,22 @@ import time
 import click
 import torch
 import vector_quantize_pytorch as vqp
+from grid_tasks import DIM, SPEECH, TASKS, LogMelKMeans, Speech
 from report import append_line, read_lines, save, versions_line
 
 from speechbrain_vq import CodebookTrainer, VectorQuantizer
 from speechbrain_vq._names import unknown_name
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi_within
-from speechbrain_vq.lobes.autoencoder import (
-    ConvDecoder,
-    ConvEncoder,
-    SpeakerEncoder,
-    WindowPredictor,
-    normalize_utterances,
-    stack_frames,
-    utterance_moments,
-)
-from speechbrain_vq.lobes.features import LogMel
-from speechbrain_vq.nnet import kmeans, nearest
-from speechbrain_vq.nnet.losses import entropy
-from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
-    data_root,
-    prepare,
-)
 from speechbrain_vq.versions import versions
 
-# Metrics, with -1 if higher is better.
-METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
+TITLES = {
+    "used": "used",
+    "perplexity": "perplexity",
+    "l1": "L1",
+    "pnmi": "PNMI",
+}
+FORMATS = {"used": ".0f", "perplexity": ".0f", "l1": ".4f", "pnmi": ".3f"}
 # Metrics of a run that ended without codes.
 NOTHING = {"used": 0, "perplexity": 1.0, "l1": 999.0, "pnmi": 1e-9}
-
-DIM, CHANNELS, SPEAKER, MELS, STRIDE, RATE = 64, 64, 32, 80, 2, 50.0
 
 BASE = {
     "task": "recorded",
@@ -86,38 +72,6 @@ CELLS = {
 }
 # Cells that run with only one seed, because they take longest.
 LONG = {"K 16384", "10000 steps"}
-
-
-class Network(torch.nn.Module):
-    """Autoencoder of utterance-normalized log-mels with a quantizer."""
-
-    def __init__(self, quantizer, scale, window_weight=0.0):
-        super().__init__()
-        self.quantizer, self.scale = quantizer, scale
-        self.window_weight = window_weight
-        self.encoder = ConvEncoder(
-            MELS, DIM, CHANNELS, STRIDE, utterance_norm=True, linear=True
-        )
-        self.speaker = SpeakerEncoder(MELS, SPEAKER, moments=True)
-        self.decoder = ConvDecoder(
-            DIM, MELS, SPEAKER, CHANNELS, STRIDE, linear=True, moments=True
-        )
-        if window_weight:
-            self.window = WindowPredictor(DIM, MELS, STRIDE)
-
-    def forward(self, mels, lengths, moments):
-        latents, token_lengths = self.encoder(mels, lengths, moments)
-        quantized, codes, loss = self.quantizer(
-            latents * self.scale, token_lengths
-        )[:3]
-        if self.training and self.window_weight:
-            x = normalize_utterances(mels, lengths, moments)
-            window_error = self.window(quantized, x, lengths)
-            loss = loss + self.window_weight * window_error
-        speaker = self.speaker(mels, lengths, moments)
-        decoded = self.decoder(quantized, speaker, token_lengths)
-        error, number = self.decoder.errors(decoded, mels, lengths)
-        return error, number, codes, loss
 
 
 class Vqp(torch.nn.Module):
@@ -223,58 +177,12 @@ def build(method, size, steps):
     return recipe(size), None
 
 
-def load(folder, cache):
-    """Load log-mels, their moments, phones and languages into memory."""
-    if cache.exists():
-        return torch.load(cache)
-    manifests = prepare(folder, cache.with_suffix(""))
-    features, data = LogMel(), {}
-    for split in ("train", "valid", "test"):
-        text = (manifests / f"{split}.json").read_text(encoding="utf-8")
-        utts = json.loads(text.replace("{data_root}", data_root(manifests)))
-        wavs = [read_audio(u["wav"], 16000) for u in utts.values()]
-        wavs = [wav.unsqueeze(0) for wav in wavs]
-        if split == "train":
-            features.fit(wavs[:: max(len(wavs) // 200, 1)])
-        mels = [features(w, torch.ones(1))[0] for w in wavs]
-        data[split] = {
-            "mels": [m[0] for m in mels],
-            "moments": [utterance_moments(m, torch.ones(1)) for m in mels],
-            "phones": [u["phones"] for u in utts.values()],
-            "langs": [u.get("lang", "") for u in utts.values()],
-        }
-    torch.save(data, cache)
-    return data
-
-
-def draw_batch(data, config, generator):
-    """Draw pieces [B, T, C], relative lengths and the utterances' moments."""
-    frames, pieces, moments = config["frames"], [], []
-    for _ in range(config["pieces"]):
-        index = int(torch.randint(len(data["mels"]), (), generator=generator))
-        mel = data["mels"][index]
-        if len(mel) < frames:
-            mel = mel.repeat(-(-frames // len(mel)), 1)
-        last = len(mel) - frames + 1
-        start = int(torch.randint(last, (), generator=generator))
-        piece = mel[start : start + frames]
-        if torch.rand((), generator=generator) < config["silence"]:
-            noise = torch.randn(piece.shape, generator=generator)
-            piece = mel.quantile(0.05, dim=0) + 0.1 * noise
-        pieces.append(piece)
-        moments.append(data["moments"][index])
-    mean, std = (torch.cat(m) for m in zip(*moments, strict=True))
-    lengths = torch.full((len(pieces),), 1 - config["padding"])
-    valid = torch.arange(frames) < torch.round(lengths[0] * frames)
-    return torch.stack(pieces) * valid.unsqueeze(1), lengths, (mean, std)
-
-
-def train(method, config, data, seed):
+def train(method, config, task, seed):
     """Train a network with a method, and return it."""
     torch.manual_seed(seed)
     steps = config["steps"]
     quantizer, trainer = build(method, config["size"], steps)
-    network = Network(quantizer, config["scale"], WINDOW.get(method, 0.0))
+    network = task.network(quantizer, config, WINDOW.get(method, 0.0))
     optimizer = torch.optim.Adam(network.parameters(), lr=config["lr"])
     if trainer is not None:
         trainer(network, optimizer)
@@ -284,7 +192,7 @@ def train(method, config, data, seed):
     )
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        batch = draw_batch(data["train"], config, generator)
+        batch = task.batch(config, generator)
         error, number, _, loss = network(*batch)
         (error / number + loss).backward()
         optimizer.step()
@@ -293,80 +201,19 @@ def train(method, config, data, seed):
     return network.eval()
 
 
-@torch.no_grad()
-def evaluate(network, split, size):
-    """Compute reconstruction error, codebook usage and PNMI."""
-    error, number, counts = 0.0, 0, torch.zeros(size)
-    tables = {}
-    for mel, moments, phones, lang in zip(
-        *(split[k] for k in ("mels", "moments", "phones", "langs")),
-        strict=True,
-    ):
-        utterance_error, values, codes, _ = network(
-            mel.unsqueeze(0), torch.ones(1), moments
-        )
-        error += float(utterance_error)
-        number += int(values)
-        codes = codes.flatten()
-        if (codes < 0).any():  # Still in the warm-up
-            return {"tokens": len(codes), **dict.fromkeys(METRICS)}
-        counts += torch.bincount(codes, minlength=size)
-        table = tables.setdefault(lang, PhoneUnitCounts(size, RATE))
-        table.add(codes.tolist(), phones)
-    return {
-        "tokens": int(counts.sum()),
-        "used": int((counts > 0).sum()),
-        "perplexity": float(entropy(counts).exp()),
-        "l1": error / number,
-        "pnmi": pnmi_within(t.counts() for t in tables.values() if t.phones),
-    }
-
-
-class LogMelKMeans(torch.nn.Module):
-    """K-means of pairs of normalized log-mel frames, without a network."""
-
-    def __init__(self, data, size, seed):
-        super().__init__()
-        pairs = torch.cat(
-            [
-                self._pairs(mel.unsqueeze(0), moments)[0, : len(mel) // STRIDE]
-                for mel, moments in zip(
-                    data["mels"], data["moments"], strict=True
-                )
-            ]
-        )
-        generator = torch.Generator().manual_seed(seed)
-        sample = torch.randperm(len(pairs), generator=generator)[:40960]
-        self.centroids = kmeans(
-            pairs[sample], size, generator=generator
-        ).centroids
-
-    @staticmethod
-    def _pairs(mels, moments):
-        x = normalize_utterances(mels, torch.ones(len(mels)), moments)
-        return stack_frames(x, STRIDE)
-
-    def forward(self, mels, lengths, moments):
-        codes = nearest(self._pairs(mels, moments), self.centroids)
-        mean, std = (m.unsqueeze(1) for m in moments)
-        decoded = self.centroids[codes].reshape(1, -1, MELS)
-        decoded = decoded[:, : mels.shape[1]] * std + mean
-        return (decoded - mels).abs().sum(), mels.numel(), codes, None
-
-
 LOGMEL = "k-means of log-mels"
 
 
-def run(method, cell, config, seed, data, split):
+def run(method, cell, config, seed, task, split):
     """Train and evaluate a method in a cell; return the line to record."""
     start = time.perf_counter()
     if method == LOGMEL:
-        network = LogMelKMeans(data["train"], config["size"], seed)
+        network = LogMelKMeans(task.data["train"], config["size"], seed)
     else:
-        network = train(method, config, data, seed)
+        network = train(method, config, task, seed)
     seconds = time.perf_counter() - start
     library = [method] if method in ("encodec", "moshi") else []
-    metrics = evaluate(network, data[split], config["size"])
+    metrics = task.evaluate(network, split, config["size"])
     return {
         "method": method,
         "cell": cell,
@@ -379,9 +226,14 @@ def run(method, cell, config, seed, data, split):
     }
 
 
+def metrics_of(lines):
+    """Return the metrics that all lines have."""
+    return {k: SPEECH[k] for k in SPEECH if all(k in x for x in lines)}
+
+
 def medians(lines):
     """Group lines by cell and method; also return all methods and the medians."""
-    cells, methods = {}, []
+    cells, methods, metrics = {}, [], metrics_of(lines)
     for line in lines:
         if line["used"] is None:
             line = {**line, **NOTHING}
@@ -390,7 +242,7 @@ def medians(lines):
         if line["method"] not in methods:
             methods.append(line["method"])
     median = {
-        key: {m: statistics.median(r[m] for r in runs) for m in METRICS}
+        key: {m: statistics.median(r[m] for r in runs) for m in metrics}
         for key, runs in cells.items()
     }
     return cells, methods, median
@@ -411,7 +263,8 @@ def compared(methods, median):
 
 
 def plot(lines, path):
-    """Plot each method's PNMI and L1 in each cell, relative to the best."""
+    """Plot each method's PNMI, or perplexity, and L1 in each cell, relative to
+    the best."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -423,11 +276,13 @@ def plot(lines, path):
     figure, axes = pyplot.subplots(
         1, 2, figsize=size, sharey=True, layout="tight"
     )
-    for axis, (key, title) in zip(
-        axes,
-        [("pnmi", "phone information"), ("l1", "reconstruction")],
-        strict=True,
-    ):
+    first = "pnmi" if "pnmi" in metrics_of(lines) else "perplexity"
+    titles = {
+        "pnmi": "phone information",
+        "perplexity": "perplexity",
+        "l1": "reconstruction",
+    }
+    for axis, key in zip(axes, (first, "l1"), strict=True):
         ratios = []
         for method in methods:
             row = []
@@ -445,7 +300,7 @@ def plot(lines, path):
                 axis.text(
                     x, y, f"{value:.0f}", ha="center", va="center", color=color
                 )
-        axis.set_title(title)
+        axis.set_title(titles[key])
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axis.set_yticks(range(len(methods)), methods)
     figure.suptitle("512 codes by default: % of the best method in a cell")
@@ -457,31 +312,34 @@ def summarize(lines):
     """Tabulate medians by cell, and each method's ranks and worst cells."""
     cells, methods, median = medians(lines)
     trained, names = compared(methods, median)
-    ranks = {m: {k: [] for k in METRICS} for m in trained}
+    metrics = metrics_of(lines)
+    ranks = {m: {k: [] for k in metrics} for m in trained}
     collapsed, worst = {m: [] for m in trained}, {}
     for cell in names:
         in_cell = {m: median[cell, m] for m in trained}
         best = {
             k: min(sign * v[k] for v in in_cell.values()) * sign
-            for k, sign in METRICS.items()
+            for k, sign in metrics.items()
         }
         for method, values in in_cell.items():
-            for key, sign in METRICS.items():
+            for key, sign in metrics.items():
                 cost = sign * values[key]
                 better = [sign * v[key] < cost for v in in_cell.values()]
                 ranks[method][key].append(1 + sum(better))
             line = cells[cell, method][0]
             few = values["used"] < 0.1 * min(line["size"], line["tokens"])
-            if few or values["pnmi"] < best["pnmi"] / 2:
+            ratios = {"l1": values["l1"] / best["l1"]}
+            if "pnmi" in metrics:
+                ratios["pnmi"] = best["pnmi"] / values["pnmi"]
+            if few or ratios.get("pnmi", 1) > 2:
                 collapsed[method].append(cell)
-            ratio = max(
-                values["l1"] / best["l1"], best["pnmi"] / values["pnmi"]
-            )
+            ratio = max(ratios.values())
             worst[method] = max(worst.get(method, (0, "")), (ratio, cell))
     page = [
-        "| method | cells | collapsed | worst cell (ratio to the best) | "
-        "rank of used | of perplexity | of L1 | of PNMI |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | cells | collapsed | worst cell (ratio to the best) | rank "
+        + " | ".join(f"of {TITLES[key]}" for key in metrics)
+        + " |",
+        "|---" * (4 + len(metrics)) + "|",
     ]
     for method in trained:
         ratio, cell = worst[method]
@@ -490,16 +348,12 @@ def summarize(lines):
             f"| {method} | {len(names)} | "
             f"{', '.join(collapsed[method]) or 'none'} | {cell} ({ratio}) | "
             + " | ".join(
-                f"{statistics.median(ranks[method][k]):g}" for k in METRICS
+                f"{statistics.median(ranks[method][k]):g}" for k in metrics
             )
             + " |"
         )
-    for key, form in (
-        ("used", ".0f"),
-        ("perplexity", ".0f"),
-        ("l1", ".4f"),
-        ("pnmi", ".3f"),
-    ):
+    for key in metrics:
+        form = FORMATS[key]
         page += ["", f"## {key}", "", "| cell | " + " | ".join(methods) + " |"]
         page.append("|---" * (len(methods) + 1) + "|")
         for cell in CELLS:
@@ -587,7 +441,7 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
     data = {}
     for pair in corpora:
         name, _, folder = pair.partition("=")
-        data[name] = load(pathlib.Path(folder), cache / f"{name}.pt")
+        data[name] = TASKS[name](pathlib.Path(folder), cache / f"{name}.pt")
     path = out.with_suffix(".jsonl")
     lines = read_lines(path)
     finished = {(x["method"], x["cell"], x["seed"]) for x in lines}
@@ -599,14 +453,22 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
             for method in methods:
                 if (method, cell, seed) in finished:
                     continue
+                needs_speech = method == LOGMEL or method in WINDOW
+                if needs_speech and not isinstance(
+                    data[config["task"]], Speech
+                ):
+                    continue
                 line = run(
                     method, cell, config, seed, data[config["task"]], split
                 )
                 lines.append(line)
                 append_line(path, line)
-                shown = ("method", "cell", "seed", *METRICS, "seconds")
-                click.echo({key: line[key] for key in shown})
+                shown = ("method", "cell", "seed", *SPEECH, "seconds")
+                click.echo({key: line.get(key) for key in shown})
     recorded = sorted({line["versions"] for line in lines})
+    has_phones = "pnmi" in metrics_of(lines)
+    collapse = ", or a PNMI under half of the best method's" * has_phones
+    within = "PNMI is computed within each language. " * has_phones
     page = summarize(lines)
     plot(lines, out.with_suffix(".png"))
     save(
@@ -622,10 +484,9 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
             f"{about}; 64 channels, batches of 1,600 tokens, "
             "250 steps, K = 512, learning rate 0.001, decaying to zero over "
             "the last half, unless the cell states otherwise. Medians over "
-            "seeds. Collapsed: under 10 % of the reachable codes used, or a "
-            "PNMI under half of the best method's. Ranks are medians over the "
-            "cells. PNMI is computed within each language. Every line with its "
-            f"configuration is in {out.name}.jsonl.",
+            "seeds. Collapsed: under 10 % of the reachable codes used"
+            f"{collapse}. Ranks are medians over the cells. {within}Every line "
+            f"with its configuration is in {out.name}.jsonl.",
             "",
             *page,
             "",
