@@ -249,6 +249,13 @@ class TrainerState:
             brain.attach_trainer()
             if brain.codebook_trainer is not None and state["trainer"]:
                 brain.codebook_trainer.load_state_dict(state["trainer"])
+            elif state["trainer"]:
+                raise ValueError(
+                    "All quantizers were frozen after the checkpoint was saved, "
+                    "so its optimizers do not fit. Start a new run from its "
+                    "weights, or call quantizer.eval() in on_fit_batch_start() "
+                    "instead."
+                )
             if if_main_process():
                 brain.monitor.load_state_dict(state["monitors"])
                 brain.monitor.load_state_dict(state["evaluation"], False)

@@ -157,11 +157,9 @@ class UsageMonitor:
         return state
 
     def load_state_dict(self, state: dict, training: bool = True) -> None:
-        """Restore the state of a stage, except of quantizers frozen since."""
+        """Restore the state of a stage."""
         self.start(training)
         for name, stage in state.items():
-            if name not in self.quantizers:
-                continue
             device = self.quantizers[name].codebook.device
             sums = {k: v.to(device) for k, v in stage["sums"].items()}
             self._stages[training][name] = {**stage, "sums": sums}
