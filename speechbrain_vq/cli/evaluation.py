@@ -97,7 +97,13 @@ OF_TOKENS = ("codebook_size",)
     type=click.IntRange(min=0),
     help="Number of bootstrap replicates; 0 for no confidence intervals.",
 )
-@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Random seed.",
+)
 @click.option(
     "--codebook-size",
     metavar="N",
@@ -140,7 +146,8 @@ def evaluate(source, out, report, abx, strict, engine, **options) -> None:
         from speechbrain_vq.evaluation import write_report
         from speechbrain_vq.evaluation.report import as_text
 
-    with clean_errors("Interrupted. Nothing was written."):
+    written = "No results were written."
+    with clean_errors(f"Interrupted. {written}"):
         runner = open_engine(engine, options)
         evaluation = run(source, progress=True, engine=runner, **options)
     click.echo(as_text(evaluation), nl=False)

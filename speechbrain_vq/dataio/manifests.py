@@ -5,7 +5,6 @@ a ZeroSpeech item file of the test set (``phones.item``). ``corpus.json``, which
 is written last, contains the parameters of the preparation.
 """
 
-import contextlib
 import csv
 import hashlib
 import json
@@ -45,7 +44,7 @@ _FIELDS = {
 SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
 # Longest gap between adjacent phones in seconds: alignments have steps of a few
 # ms. The extra half ms allows for rounding.
-_MAX_GAP = 0.005 + 0.0005
+MAX_GAP = 0.005 + 0.0005
 
 
 class ManifestError(ValueError):
@@ -193,9 +192,12 @@ def _read_csv(path):
         row["wav"] = (row.get("wav") or "").replace("$data_root", _DATA_ROOT)
         seconds = row.pop("duration", None)
         if seconds is not None:
-            row["length"] = seconds
-            with contextlib.suppress(ValueError):
+            try:
                 row["length"] = float(seconds)
+            except ValueError:
+                raise ValueError(
+                    f"item {name!r}: duration is {seconds!r}, not a number."
+                ) from None
     return _without_duplicates(pairs)
 
 
@@ -229,8 +231,9 @@ def _checked(item, where, folder, root, needed):
 def _substituted(value, root):
     """Replace ``{data_root}`` in all strings, as SpeechBrain does."""
     if isinstance(value, str):
-        value = value.replace(_DATA_ROOT, str(root))
-        return value.replace("{{", "{").replace("}}", "}")
+        parts = value.split(_DATA_ROOT)
+        parts = [p.replace("{{", "{").replace("}}", "}") for p in parts]
+        return str(root).join(parts)
     if isinstance(value, list):
         return [_substituted(part, root) for part in value]
     if isinstance(value, dict):
@@ -366,8 +369,9 @@ def write_corpus(
     (folder / "corpus.json").unlink(missing_ok=True)
     for split in SPLITS:
         _write_text(folder / f"{split}.json", _json_lines(utts[split]))
-    if any(utt["phones"] for utt in utts["test"].values()):
-        _write_text(folder / "phones.item", _item_file(utts["test"]))
+    items = _item_file(utts["test"])
+    if items:
+        _write_text(folder / "phones.item", items)
     else:
         (folder / "phones.item").unlink(missing_ok=True)
     _write_text(folder / "corpus.json", json.dumps(corpus, indent=1) + "\n")
@@ -426,8 +430,14 @@ class Item(NamedTuple):
 def read_items(path: PathLike) -> Iterator[Item]:
     """Read a ZeroSpeech item file, with the columns ``#file onset offset #phone
     prev-phone next-phone speaker``. A ValueError names a malformed line."""
-    with open(path, encoding="utf-8-sig") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
+            try:
+                line = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise ValueError(
+                    f"{path}, line {number}: it is not text in UTF-8."
+                ) from None
             fields = line.split()
             if not fields or line.startswith("#file"):
                 continue
@@ -467,16 +477,22 @@ def make_items(
     ):
         names = this[2], before[2], after[2]
         gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
-        if SILENCES.isdisjoint(names) and gap < _MAX_GAP:
+        if SILENCES.isdisjoint(names) and gap < MAX_GAP:
             times = (before[0], after[1]) if triphones else this[:2]
             items.append(Item(file, *times, *names, speaker))
     return items
 
 
 def _item_file(utts: dict[str, dict]) -> str:
-    """Format the triphones of utterances as a ZeroSpeech item file."""
+    """Format the triphones of utterances as a ZeroSpeech item file; empty
+    without phones, or if a name contains white space, which separates fields."""
     lines = ["#file onset offset #phone prev-phone next-phone speaker"]
     for utt_id, utt in utts.items():
         for item in make_items(utt_id, utt["phones"], utt["spk_id"], True):
-            lines.append(" ".join(map(str, item)))
-    return "\n".join(lines) + "\n"
+            line = " ".join(map(str, item))
+            if len(line.split()) != len(item):
+                logger.warning("No phones.item: there is a space in %s", item)
+                return ""
+            lines.append(line)
+    has_phones = any(utt["phones"] for utt in utts.values())
+    return "\n".join(lines) + "\n" if has_phones else ""

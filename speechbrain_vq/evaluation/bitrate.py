@@ -145,5 +145,8 @@ class BitRate(Metric):
 
 
 def _bits(counts):
-    """Return the entropy [1 + R] of counts [tokens, 1 + R] in bits."""
-    return entropy(counts.double().T) / math.log(2)
+    """Return the entropy [1 + R] of counts [tokens, 1 + R] in bits; nan for
+    replicates without any of the utterances."""
+    bits = entropy(counts.double().T) / math.log(2)
+    bits[1:][counts[:, 1:].sum(0) == 0] = math.nan
+    return bits

@@ -152,7 +152,7 @@ class Conversion(JudgedSpeech):
             ]
         elif not self.judges:
             notes.append("speaker similarity of conversions: no judge is given")
-        return notes
+        return notes + super().notes(estimates)
 
     def settings(self) -> dict:
         """Return settings for the report, see ``Metric``."""
@@ -173,5 +173,5 @@ class Conversion(JudgedSpeech):
         converted = f"{source}-as-{speaker}"
         names = {"source": source, "target": target, "output": converted}
         for role, wav in audio.items():
-            path = self.audio / f"{number:03}-{role}-{names[role]}.wav"
+            path = self.audio / f"{number:03}-{role}-{names[role][:100]}.wav"
             write_waveform(path, wav.clamp(-1, 1), self.model.sample_rate, role)

@@ -259,7 +259,8 @@ def _open(source, codebook_size, engine, options):
     path = pathlib.Path(source)
     if path.suffix == ".jsonl":
         if not path.is_file():
-            raise FileNotFoundError(f"{source}: there is no such file.")
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"The token file {source} {problem}.")
         if engine:
             raise ValueError(
                 f"{source}: an engine requires a model, not a token file."

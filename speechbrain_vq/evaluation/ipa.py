@@ -22,16 +22,14 @@ _ARPABET = {
     **{"UW": "u", "V": "v", "W": "w", "Y": "j", "Z": "z", "ZH": "ʒ"},
 }
 # espeak's names, after Kirshenbaum's ASCII-IPA. Digits and # mark variants.
-_ESPEAK = str.maketrans(
-    "@3ACDEILNOQRSTUVZ&*?0:;",
-    "əɜɑçðɛɪɫŋɔɣʀʃθʊʌʒæɾʔɒːʲ",
-    "1245678#-'_",
-)
+_ESPEAK_ONLY = "@3ACDEILNOQRSTUVZ&*?0:;"
+_ESPEAK = str.maketrans(_ESPEAK_ONLY, "əɜɑçðɛɪɫŋɔɣʀʃθʊʌʒæɾʔɒːʲ", "1245678#-'_")
 
 
 def to_ipa(names: Iterable[str]) -> dict[str, str]:
-    """Map phone names to IPA: from ARPAbet if all names belong to it, otherwise
-    from espeak's names. IPA is unchanged.
+    """Map phone names to IPA: from ARPAbet if all names belong to it, from
+    espeak's names if any has one of its capitals or signs. Others are taken as
+    IPA.
 
     Example
     -------
@@ -45,6 +43,9 @@ def to_ipa(names: Iterable[str]) -> dict[str, str]:
     spoken = [unstressed[name] for name in names if name not in SILENCES]
     if all(name in _ARPABET for name in spoken):
         return {name: _ARPABET.get(unstressed[name], name) for name in names}
+    letters = {letter for name in spoken for letter in name}
+    if letters.isdisjoint(_ESPEAK_ONLY):
+        return dict(zip(names, names, strict=True))
     return {
         name: name
         if name in SILENCES
@@ -63,6 +64,7 @@ def manner(ipa: str) -> str:
     """
     if ipa in SILENCES:
         return "silence"
+    ipa = ipa.replace("͡", "")  # Tie bar
     if ipa.startswith(_AFFRICATES):
         return "affricate"
     if ipa[0] in _VOWELS:

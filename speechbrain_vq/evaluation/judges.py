@@ -9,7 +9,9 @@ sums. A judge may have the attributes ``name`` and ``weights`` for the report,
 and ``quantities``.
 """
 
+import collections
 import importlib.metadata
+import math
 import pkgutil
 import re
 from collections.abc import Callable, Iterable
@@ -95,6 +97,7 @@ class JudgedSpeech(Metric):
         self.model, self.judges = model, judges
         self.quantities = dict(self.quantities)
         self.number, self._ratios = 0, WeightedRatios()
+        self._nonfinite = collections.Counter()
 
     def judge(
         self, audio: dict[str, torch.Tensor], entry: dict, weights: torch.Tensor
@@ -107,10 +110,7 @@ class JudgedSpeech(Metric):
         self.number += 1
         for name, judge in self.judges.items():
             scores = judge(audio, self.model.sample_rate, entry)
-            scores = {
-                key: score if isinstance(score, tuple | list) else (score, 1)
-                for key, score in scores.items()
-            }
+            scores = _pairs(name, scores)
             quantities = {"closer_to_target": _CLOSER}
             quantities |= getattr(judge, "quantities", {})
             if "target" in audio and {"to_source", "to_target"} <= {*scores}:
@@ -121,12 +121,36 @@ class JudgedSpeech(Metric):
                 quantity = quantities.get(key, Quantity(key.replace("_", " ")))
                 quantity = quantity._replace(label=f"{name}: {quantity.label}")
                 self.quantities[f"{name}:{key}"] = quantity
-                pair = float(over), float(under)
-                self._ratios.add(f"{name}:{key}", *pair, weights)
+                if not math.isfinite(over) or not math.isfinite(under):
+                    self._nonfinite[f"{name}:{key}"] += 1
+                    continue
+                self._ratios.add(f"{name}:{key}", over, under, weights)
 
     def compute(self) -> dict[str, Estimate]:
         """Compute the results, see ``Metric``."""
         return self._ratios.estimates(self.quantities)
+
+    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Return notes on the results, see ``Metric``."""
+        return [
+            f"{number} scores {name}: they are not finite"
+            for name, number in self._nonfinite.items()
+        ]
+
+
+def _pairs(name, scores):
+    """Return the scores of a judge as pairs (numerator, denominator)."""
+    try:
+        pairs = {
+            key: score if isinstance(score, tuple | list) else (score, 1)
+            for key, score in scores.items()
+        }
+        return {k: (float(x), float(y)) for k, (x, y) in pairs.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"The judge '{name}' must return a dict of numbers or of pairs "
+            f"(numerator, denominator), got {scores!r:.200}."
+        ) from None
 
 
 class Resemblyzer:

@@ -237,7 +237,7 @@ class PhoneInformation(Metric):
 
     def __init__(self):
         self._books = collections.defaultdict(PhoneUnitCounts)
-        self._total, self._utterances = 0, 0
+        self._total, self._utterances, self._has_phones = 0, 0, False
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Add an utterance, see ``Metric``."""
@@ -247,6 +247,7 @@ class PhoneInformation(Metric):
             utterance.token_rate,
         )
         self._total += 1
+        self._has_phones |= bool(utterance.entry.get("phones"))
         self._utterances += any(phone is not None for phone in phones)
         language = utterance.entry.get("lang") or ""
         for book, units in enumerate(utterance.tokens.T.tolist()):
@@ -264,6 +265,8 @@ class PhoneInformation(Metric):
             for counts, *by_language in zip(
                 table.tables(), *languages, strict=True
             ):
+                if not counts.any():
+                    continue  # A replicate without any of the utterances
                 values.append(phone_information(counts))
                 if len(by_language) > 1:
                     within = pnmi_within(by_language)
@@ -281,6 +284,8 @@ class PhoneInformation(Metric):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Return notes on the results, see ``Metric``."""
+        if not estimates and self._has_phones:
+            return ["phone information: no midpoint of a token is in a phone"]
         if not estimates:
             return [
                 "phone information, boundaries and the phone probe: the "

@@ -67,6 +67,9 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
     import pystoi
 
     size = min(len(original), len(other))
+    # pystoi fails for less than a frame, and returns 0 for digital silence.
+    if size < 0.1 * rate or not original[:size].any():
+        return math.nan
     x, y = (wav[:size].double().numpy() for wav in (original, other))
     with warnings.catch_warnings():
         # If there is too little speech, pystoi warns and returns 1e-5.
@@ -125,9 +128,10 @@ class Reconstruction(JudgedSpeech):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Return notes on the results, see ``Metric``."""
-        if not estimates or has_pystoi():
-            return []
-        return ['STOI: pip install "speechbrain-vq[eval]"']
+        notes = super().notes(estimates)
+        if estimates and not has_pystoi():
+            notes.append('STOI: pip install "speechbrain-vq[eval]"')
+        return notes
 
     def settings(self) -> dict:
         """Return settings for the report, see ``Metric``."""

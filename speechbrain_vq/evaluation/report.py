@@ -80,7 +80,8 @@ def write_report(
     }
     for path, text in texts.items():
         with atomic_write(path) as partial:
-            partial.write_text(text, "utf-8")
+            # Names of files may not be valid text.
+            partial.write_text(text, "utf-8", "backslashreplace")
     return list(texts)
 
 
@@ -102,7 +103,7 @@ def _number(value):
 
 def _plain(estimate):
     return {
-        name: None if value is None or math.isnan(value) else value
+        name: value if value is not None and math.isfinite(value) else None
         for name, value in zip(estimate._fields, estimate[:3], strict=False)
     }
 

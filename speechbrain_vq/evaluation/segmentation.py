@@ -1,9 +1,12 @@
 """Evaluation of unit changes as phone boundaries."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
+
+from speechbrain_vq.dataio.manifests import MAX_GAP
 
 from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
@@ -22,9 +25,11 @@ def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
     """Return the starts and ends of phones, except the first and the last
-    boundary."""
-    times = {time for start, end, _ in phones for time in (start, end)}
-    return sorted(times)[1:-1]
+    boundary. The end of a phone and the start of the next are one boundary if
+    they are at most 5 ms apart."""
+    times = sorted(time for start, end, _ in phones for time in (start, end))
+    apart = (b - a >= MAX_GAP for a, b in itertools.pairwise(times))
+    return list(itertools.compress(times[1:], apart))[:-1]
 
 
 def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:

@@ -1,16 +1,20 @@
 """Utterances from token files, which may come from any model."""
 
+import collections
+import logging
 import math
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from speechbrain_vq.inference.token_files import check_tokens, parse_line
 
 from .utterances import Utterance
+
+logger = logging.getLogger(__name__)
 
 # Upper limit of tokens: count tables are as wide as the largest token.
 _MAX_CODES = 1 << 20
@@ -42,28 +46,19 @@ def read_tokens(
       ``sample_rate``; by default, that of the tokens;
     - optionally ``codebook_size``; the argument overrides it.
 
-    Raises a ValueError that names the first invalid line.
+    Raises a ValueError that names the first invalid line, or the first whose
+    codebooks, ``fingerprint`` (of the model's weights) or token rate (by more
+    than 10 %) differ from those of earlier lines.
     """
-    num_codebooks, size = None, codebook_size
+    first: dict[str, Any] = {}
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             try:
-                line = _parse(text, codebook_size)
-                length, width = line.tokens.shape
-                num_codebooks = num_codebooks or length and width
-                if length and width != num_codebooks:
-                    raise ValueError(
-                        f"tokens of {width} codebooks, but earlier lines have "
-                        f"{num_codebooks}: do not mix tokens of two models."
-                    )
-                size = size or line.codebook_size
-                if line.codebook_size not in (None, size):
-                    raise ValueError(
-                        f'"codebook_size" is {line.codebook_size}, but earlier '
-                        f"lines have {size}: do not mix tokens of two models."
-                    )
+                parsed = parse_line(text)
+                line = _checked(parsed, codebook_size)
+                _compare(line, parsed.get("fingerprint"), first)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             yield line
@@ -72,7 +67,8 @@ def read_tokens(
 class TokenFile:
     """Token file with the utterances of a manifest.
 
-    Lines match utterances by ``id``, by path, or by the stem of the path. The
+    Lines match utterances by ``id``, by path, or else by the stem of the path,
+    if only one file in the token file and one in the manifest has it. The
     constructor checks all lines, see ``read_tokens``. ``codebook_size`` is by
     default the one stored in the lines.
     """
@@ -82,49 +78,112 @@ class TokenFile:
     ):
         self.path, self.codebook_size = path, codebook_size
         self.errors: dict[str, str] = {}
+        self._places = []
         for line in read_tokens(path, codebook_size):
+            self._places.append((line.id, line.path))
             self.codebook_size = self.codebook_size or line.codebook_size
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
         """Yield utterances of a manifest in the order of the token file. For
         each utterance without tokens, a message is added to ``errors``."""
-        by_path, by_stem = {}, {}
-        for name, entry in manifest.items():
-            wav = pathlib.Path(entry["wav"])
-            by_path[str(wav.resolve())] = name
-            # A stem shared by several files identifies none of them.
-            by_stem[wav.stem] = None if wav.stem in by_stem else name
+        names_of = self._match(manifest)
         contents: dict[str, int] = {}
         for line in read_tokens(self.path, self.codebook_size):
-            name = line.id
-            if name not in manifest:
-                path = pathlib.Path(line.path or "")
-                name = by_path.get(str(path.resolve())) or by_stem.get(
-                    path.stem
-                )
-            if name not in manifest:
-                continue
             content = hash(line.tokens.numpy().tobytes())
-            if name in contents:
-                if contents[name] != content:
+            for name in names_of[line.id, line.path]:
+                if name not in contents:
+                    contents[name] = content
+                    error = _error(line, manifest[name], self.path)
+                    if error:
+                        self.errors[name] = error
+                    else:
+                        yield Utterance(name, manifest[name], *line[2:5])
+                elif contents[name] != content:
                     raise ValueError(
                         f"{self.path} has two lines for {name}, with different "
                         "tokens: remove one of them."
                     )
-                continue
-            contents[name] = content
-            if not len(line.tokens):
-                self.errors[name] = f"its tokens in {self.path} are empty"
-                continue
-            yield Utterance(
-                name, manifest[name], line.tokens, line.token_rate, line.seconds
-            )
         missing = [name for name in manifest if name not in contents]
         self.errors |= dict.fromkeys(missing, f"no tokens in {self.path}")
 
+    def _match(self, manifest):
+        """Return the names of the utterances of each (id, path) in the file."""
+        by_path, by_stem, files = (collections.defaultdict(set) for _ in "123")
+        for name, entry in manifest.items():
+            by_path[_resolved(entry["wav"])].add(name)
+            by_stem[pathlib.Path(entry["wav"]).stem].add(name)
+        names_of = {}
+        for place in self._places:
+            name, path = place
+            files[pathlib.Path(path or "").stem].add(path)
+            known = by_path.get(_resolved(path), ()) if path else ()
+            names_of[place] = sorted({name} & manifest.keys() or known)
+        matched = {name for names in names_of.values() for name in names}
+        guessed = {}
+        for place in (place for place in names_of if not names_of[place]):
+            stem = pathlib.Path(place[1] or "").stem
+            names = by_stem[stem] - matched
+            if len(by_stem[stem]) == len(files[stem]) == len(names) == 1:
+                guessed[place] = [*names]
+        if guessed:
+            (_, path), (name,) = next(iter(guessed.items()))
+            logger.warning(
+                "%s: %d of %d files match the manifest only by name, e.g. %s, "
+                "taken for %s",
+                *(self.path, len(guessed), len(names_of), path, name),
+            )
+        return names_of | guessed
 
-def _parse(text, codebook_size):
-    line = parse_line(text)
+
+def _resolved(path):
+    return str(pathlib.Path(path).resolve())
+
+
+def _error(line, entry, path):
+    """Describe why the tokens of a line cannot be used, or return None."""
+    number, rate = len(line.tokens), line.token_rate
+    length = entry.get("length")
+    if not number:
+        return f"its tokens in {path} are empty"
+    if length and abs(number - length * rate) > _slack(length * rate):
+        return (
+            f"{number} tokens in {path} at {rate:g} per second last "
+            f"{number / rate:.2f} s, but its length in the manifest is "
+            f"{length:.2f} s"
+        )
+
+
+def _slack(number):
+    """Return the tolerance for a number of tokens: windows at the edges and
+    padding may make a few tokens of difference."""
+    return 3 + 0.1 * number
+
+
+def _compare(line, fingerprint, first):
+    """Raise ValueError if the model of a line is not that of earlier lines."""
+    values = {
+        "the number of codebooks": line.tokens.shape[1]
+        if len(line.tokens)
+        else None,
+        '"codebook_size"': line.codebook_size,
+        '"fingerprint"': fingerprint,
+        '"token_rate"': line.token_rate,
+    }
+    for key, value in values.items():
+        if value is None:
+            continue
+        known = first.setdefault(key, value)
+        differs = value != known
+        if key == '"token_rate"':  # Computed from the duration, it varies.
+            differs = abs(value - known) > 0.1 * known
+        if differs:
+            raise ValueError(
+                f"{key} is {value}, but earlier lines have {known}: do not mix "
+                "tokens of two models."
+            )
+
+
+def _checked(line, codebook_size):
     names = [line.get("id"), line.get("path")]
     names = [name if isinstance(name, str) else None for name in names]
     if not any(names):
@@ -142,8 +201,7 @@ def _parse(text, codebook_size):
         seconds = samples / _positive(line, "sample_rate", "in Hz")
     else:
         seconds = len(tokens) / rate
-    # Windows at the edges and padding may make a few tokens of difference.
-    if abs(len(tokens) - seconds * rate) > 3 + 0.1 * seconds * rate:
+    if abs(len(tokens) - seconds * rate) > _slack(seconds * rate):
         raise ValueError(
             f"{len(tokens)} tokens in {seconds:.2f} s do not fit "
             f'"token_rate", {rate:g} per second.'

@@ -82,7 +82,8 @@ def write_report(
     html = template.render(variables, notes=notes)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as partial:
-        partial.write_text(html, "utf-8")
+        # Names of files may not be valid text.
+        partial.write_text(html, "utf-8", "backslashreplace")
     return output
 
 
@@ -166,6 +167,8 @@ def _variables(
             judged_on = "In the last epoch of training"
     history = run and read_history(run.folder)
     today = datetime.date.today()
+    # The others were not evaluated on the given recordings.
+    own = summary.values if data else values
     return {
         "summary": summary,
         "date": f"{today.day} {today:%B %Y}",
@@ -193,7 +196,8 @@ def _variables(
         "units": phones and phone_unit_map(measured.phone_units, phones),
         "columns": COLUMNS.values(),
         "runs": [summary, *others],
-        "rows": rows([values, *(other.values for other in others)]),
+        "rows": rows([own, *(other.values for other in others)]),
+        "own_data": data is None and measured is not None,
         "command": run and command(summary),
         "changes": run and changes(summary),
         "facts": facts(summary),

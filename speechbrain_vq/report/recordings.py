@@ -1,5 +1,6 @@
 """Encode held-out recordings for a report: code usage, phones, examples."""
 
+import collections
 import itertools
 import pathlib
 import random
@@ -15,7 +16,7 @@ from speechbrain_vq.dataio.audio import (
     find_audio,
     read_audio,
 )
-from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.dataio.manifests import manifest_path, read_manifest
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
@@ -69,11 +70,11 @@ def read_recordings(
     data: str | pathlib.Path, data_root: str | pathlib.Path | None = None
 ) -> dict[str, dict]:
     """Read a manifest, or create one for an audio file or a folder of audio.
-    The manifest of a prepared corpus is its ``test.json``."""
+    The manifest of a prepared corpus is its ``test.json``, or ``test.csv``."""
     path = pathlib.Path(data)
-    if path.is_dir() and (path / "test.json").is_file():
-        path = path / "test.json"
-    if path.suffix == ".json":
+    if path.is_dir() and manifest_path(path, "test").is_file():
+        path = manifest_path(path, "test")
+    if path.suffix in (".json", ".csv"):
         return read_manifest(path, data_root)
     return {
         str(part.with_suffix("")): {"wav": str(file), "phones": []}
@@ -88,7 +89,7 @@ def held_out(summary: Summary) -> pathlib.Path | None:
         paths = [summary.model / "example.wav"]
     else:
         folders = [run.folder / "manifests", *run.manifest_folders()]
-        paths = [folder / "test.json" for folder in folders]
+        paths = [manifest_path(folder, "test") for folder in folders]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -108,6 +109,9 @@ def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
         raise ValueError(f"No recording can be encoded: {reason}")
     tables, counts = information.tables(), rate.tables()["code_counts"]
     ipa = to_ipa(tables["phones"])
+    number = collections.Counter(ipa.values())
+    # The same symbol for two phones, such as AH0 and AH1, would be ambiguous.
+    ipa = {p: symbol if number[symbol] == 1 else p for p, symbol in ipa.items()}
     examples, distortions = [], []
     for name in _choose_examples(entries, seconds):
         example, distortion = _example(

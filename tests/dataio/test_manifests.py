@@ -124,7 +124,7 @@ def test_other_labels_of_one_recording_are_counted(tmp_path, caplog):
     "text, message",
     [
         ("ID,wav\na,x.wav\n", '"length" is missing'),
-        ("ID,duration,wav\na,x,x.wav\n", "\"length\" is 'x'"),
+        ("ID,duration,wav\na,x,x.wav\n", "item 'a': duration is 'x'"),
         ("ID,duration,wav\na,1,x\na,1,y\n", "'a' is defined more than once"),
         ("name,duration,wav\na,1,x.wav\n", "must have an ID"),
         ("ID,duration,wav\na,1,x.wav,y\n", "must have an ID"),

@@ -1,5 +1,6 @@
 """Converted speech: pairs, tokens that stay, and whose voice it has."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from speechbrain_vq.evaluation.conversion import (
     conversion_pairs,
     token_agreement,
 )
+from speechbrain_vq.evaluation.judges import JudgedSpeech
 from speechbrain_vq.evaluation.utterances import EvaluatedModel, Utterance
 from speechbrain_vq.lobes.speakers import SpeakerTable
 from tests.commands import MINI
@@ -41,6 +43,21 @@ def tokens_of(wav):
 
 def level(wav):
     return float(wav.abs().mean())
+
+
+def test_scores_of_judges_are_checked():
+    model = SimpleNamespace(sample_rate=16000)
+    for scores in (None, {"x": "y"}, {"x": (1, 2, 3)}, 0.5):
+        judged = JudgedSpeech(model, {"mine": lambda *_, s=scores: s})
+        with pytest.raises(ValueError, match="The judge 'mine' must return"):
+            judged.judge({}, {}, torch.ones(1))
+    values = iter([math.inf, 2.0, math.nan])
+    judged = JudgedSpeech(model, {"mine": lambda *_: {"x": next(values)}})
+    for _ in range(3):
+        judged.judge({}, {}, torch.ones(1))
+    estimates = judged.compute()
+    assert estimates["mine:x"].value == 2
+    assert judged.notes(estimates) == ["2 scores mine:x: they are not finite"]
 
 
 def judge(audio, sample_rate, entry):

@@ -321,7 +321,7 @@ def test_the_command_line(tokens, tmp_path):
     assert "conversion and judges: they need the model" in result.output
     assert (tmp_path / "new" / "out" / "results.md").is_file()
     missing = cli("evaluate", tmp_path / "gone.jsonl", *tokens[2:], code=1)
-    assert "there is no such file" in missing.output
+    assert "does not exist" in missing.output
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from speechbrain_vq.dataio.manifests import Item
 from speechbrain_vq.evaluation.abx import Abx
 from speechbrain_vq.evaluation.abx_items import ItemSample
+from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.intervals import (
     PoissonBootstrap,
     WeightedCounts,
@@ -23,6 +24,25 @@ from speechbrain_vq.evaluation.probes import LinearProbes
 from speechbrain_vq.evaluation.segmentation import Segmentation
 
 from .synthetic import utterance
+
+
+def test_replicates_without_utterances_do_not_count():
+    """Utterances with equal statistics have no spread."""
+    phones = [(0.0, 0.04, "a"), (0.04, 0.08, "b")]
+    for metric, names in (
+        (PhoneInformation(), ("pnmi", "phone_purity")),
+        (BitRate(4), ("perplexity", "bits_per_second_entropy")),
+    ):
+        bootstrap = PoissonBootstrap(100, seed=0)
+        for number in range(2):
+            tokens = torch.tensor([[0], [0], [1], [2]])
+            entry = {"phones": phones}
+            one = utterance(tokens, 0.08, f"u{number}", entry)
+            metric.update(one, bootstrap.weights(one.name))
+        for name in names:
+            value, low, high, _ = metric.compute()[name]
+            wide = clip_interval(value, 0.0, metric.quantities[name].bounds, 2)
+            assert (low, high) == pytest.approx(wide)
 
 
 @pytest.mark.parametrize(

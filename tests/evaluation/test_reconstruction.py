@@ -66,4 +66,6 @@ def test_stoi_is_pystois_and_nothing_of_little():
     assert stoi(wav, noisy, RATE) == pytest.approx(expected)
     assert stoi(wav, wav, RATE) == pytest.approx(1)
     assert stoi(wav, noisy, RATE) < 0.95
-    assert math.isnan(stoi(wav[:2000], wav[:2000], RATE))
+    for size in (1, 300, 2000):
+        assert math.isnan(stoi(wav[:size], wav[:size], RATE))
+    assert math.isnan(stoi(torch.zeros(RATE), wav[:RATE], RATE))

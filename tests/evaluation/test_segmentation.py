@@ -43,6 +43,11 @@ def test_boundaries_are_where_something_changes():
     assert unit_boundaries(tokens[:, :1], 50) == [0.06]
     assert unit_boundaries(tokens[:0], 50) == []
     assert phone_boundaries([(0.0, 1.0, "a")]) == []
+    # A phone may end a little before or after the next one starts.
+    for gap in (1e-17, 0.004, -0.004):
+        phones = [(k / 10, k / 10 + 0.1 - gap, "a") for k in range(5)]
+        found = phone_boundaries(phones)
+        assert found == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.005)
 
 
 def test_scores_have_the_values_of_the_paper():

@@ -75,9 +75,14 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         ({"tokens": ["1"]}, "integers"),
         ({"tokens": [True]}, "integers"),
         ({"tokens": 3}, "integers"),
+        ({"token_rate": 25}, "is 25, but earlier lines have 50"),
+        ({"fingerprint": "b"}, "is b, but earlier lines have a"),
         ({"tokens": None}, "integers"),
         ({"tokens": [1, 8]}, "8 is not below the codebook size of 8.*above 8"),
-        ({"tokens": [[1, 2]]}, "2 codebooks, but earlier lines have 1"),
+        (
+            {"tokens": [[1, 2]]},
+            "the number of codebooks is 2, but earlier lines have 1",
+        ),
         (b'{"id": "u", "tokens": [1]}', '"token_rate" is missing'),
         (b'{"id": "u", "token_rate": 50}', '"tokens" is missing'),
         (b"[1]", "a json object"),
@@ -87,13 +92,34 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     ],
 )
 def test_what_is_none_is_named_before_the_work(write, change, message):
-    path = write(GOOD)
+    path = write(GOOD | {"fingerprint": "a"})
     if isinstance(change, dict):
         change = json.dumps(GOOD | change).encode()
     with open(path, "ab") as file:
         file.write(change)
     with pytest.raises(ValueError, match=f"tokens.jsonl, line 2: .*{message}"):
         TokenFile(path, codebook_size=8)
+
+
+def test_a_name_that_two_files_share_is_none(write, caplog):
+    """CMU ARCTIC has the same names for each speaker."""
+    manifest = {
+        "slt-1": {"wav": "/x/slt/1.wav", "phones": []},
+        "again": {"wav": "/x/slt/1.wav", "phones": []},
+        "slt-2": {"wav": "/x/slt/2.wav", "phones": [], "length": 0.06},
+        "slt-3": {"wav": "/x/slt/3.wav", "phones": [], "length": 0.5},
+    }
+    lines = [
+        {"path": f"{place}.wav", "tokens": [n, 1, 2], "token_rate": 50}
+        for n, place in enumerate(["/x/slt/1", "/x/bdl/1", "/x/bdl/3", "/y/2"])
+    ]
+    file = TokenFile(write(*lines))
+    tokens = {u.name: u.tokens[0, 0] for u in file.utterances(manifest)}
+    assert tokens == {"slt-1": 0, "again": 0, "slt-2": 3}
+    assert "2 of 4 files match the manifest only by name" in caplog.text
+    assert (
+        "0.06 s, but its length in the manifest is 0.5" in file.errors["slt-3"]
+    )
 
 
 @pytest.mark.parametrize(

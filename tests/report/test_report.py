@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import pathlib
 import re
 import shlex
 import shutil
@@ -14,12 +15,13 @@ import pytest
 import soundfile
 import torch
 
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.evaluation.ipa import manner, to_ipa
 from speechbrain_vq.report import write_report
 from speechbrain_vq.report.charts import Line, line_chart
 from speechbrain_vq.report.history import read_history
 from speechbrain_vq.report.images import mel_spectrogram, mel_ticks, png
-from speechbrain_vq.report.recordings import read_recordings
+from speechbrain_vq.report.recordings import measure, read_recordings
 from speechbrain_vq.report.reproduce import changes, command
 from speechbrain_vq.report.summary import judge, summarize
 from tests.commands import MINI, cli
@@ -50,7 +52,7 @@ def test_names_of_phones():
     # S is another phone in espeak: the whole inventory tells.
     espeak = "S tS u: a# I2 @L ; r- 3: dZ".split()
     assert list(to_ipa(espeak).values()) == "ʃ tʃ uː a ɪ əɫ ʲ ɹ ɜː dʒ".split()
-    assert to_ipa(["ʃ", "aɪ"]) == {"ʃ": "ʃ", "aɪ": "aɪ"}
+    assert to_ipa(["ʃ", "aɪ", "r"]) == {"ʃ": "ʃ", "aɪ": "aɪ", "r": "r"}
 
 
 def test_manners():
@@ -60,7 +62,7 @@ def test_manners():
         "approximant": "ɹ l j w",
         "nasal": "m ŋ",
         "fricative": "s ʒ h",
-        "affricate": "tʃ dʒ",
+        "affricate": "tʃ dʒ t͡ʃ",
         "plosive": "p ɡ ʔ",
         "silence": "SIL pau",
     }
@@ -240,6 +242,33 @@ def test_data(tmp_path):
     entry = {"wav": "{data_root}/a.wav", "phones": [[0, 1, "a"]]}
     (tmp_path / "test.json").write_text(json.dumps({"utt": entry}))
     assert read_recordings(tmp_path)["utt"]["phones"] == [[0, 1, "a"]]
+    (tmp_path / "test.json").unlink()
+    (tmp_path / "test.csv").write_text("ID,wav,spk_id\nutt,a.wav,ann\n")
+    for place in (tmp_path, tmp_path / "test.csv"):
+        assert read_recordings(place)["utt"]["spk_id"] == "ann"
+
+
+def test_a_run_is_not_compared_on_other_data(tmp_path):
+    run, page = make_run(tmp_path), tmp_path / "report.html"
+    write_report(run, page, compare=[run], data=MINI + "/example.wav")
+    table = page.read_text("utf-8").split('id="compare"')[1]
+    table = table.split("</table>")[0]
+    first, second = re.findall(
+        r"<tr[^>]*>(<th scope=\"row\".*?)</tr>", table, re.S
+    )
+    assert first == second
+
+
+def test_phones_of_one_symbol_keep_their_names(tmp_path):
+    phones = [[0, 0.3, "AH0"], [0.3, 0.6, "AH1"], [0.6, 0.9, "S"]]
+    entries = {"u": {"wav": MINI + "/example.wav", "phones": phones}}
+    measured = measure(VQTokenizer.from_hparams(MINI), entries)
+    assert measured.phones == ["AH0", "AH1", "s"]
+    (tmp_path / "caf\udce9.wav").write_bytes(
+        pathlib.Path(MINI, "example.wav").read_bytes()
+    )
+    html = write_report(MINI, tmp_path / "page.html", data=tmp_path)
+    assert "caf\\udce9" in html.read_text("utf-8")
 
 
 def test_names_tell_runs_apart(tmp_path):
