@@ -81,9 +81,10 @@ def evaluate(
     """Evaluate units by phone information, ABX, segmentation, linear probes,
     bit rate, reconstruction and voice conversion.
 
-    All metrics are computed in one pass over the utterances. Memory is bounded:
-    only counts, and a limited number of ABX frames and probe inputs, are kept.
-    The 95 % confidence intervals are from a bootstrap over utterances, see
+    All metrics are computed in one pass over the utterances. Only counts, and a
+    limited number of ABX frames and probe inputs, are kept, so memory grows
+    with the numbers of codes and phone names, but not of utterances. The 95 %
+    confidence intervals are from a bootstrap over utterances, see
     ``intervals``.
 
     Arguments
