@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import click
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.dataio.atomic import check_writable
+from speechbrain_vq.dataio.atomic import check_regular, check_writable
 from speechbrain_vq.recipe_files import one_line
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,11 @@ class OutputPath(click.Path):
     def convert(self, value, parameter, context) -> pathlib.Path:
         """Check that a path can be written, and return it."""
         path = pathlib.Path(super().convert(value, parameter, context))
+        if not path.is_dir():
+            try:
+                check_regular(path)
+            except FileExistsError as error:
+                self.fail(str(error), parameter, context)
         folder = path.absolute().parent if self.file_okay else path.absolute()
         ancestors = (folder, *folder.parents)
         parent = next(filter(os.path.lexists, ancestors))

@@ -8,6 +8,7 @@ import os
 import pathlib
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
@@ -21,18 +22,27 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Replace a file atomically; its folder must exist.
 
     Yields a temporary path to write to. It is in the same folder, is unique to
-    this process, and is renamed at the end. After an error, the temporary file
+    this thread, and is renamed at the end. After an error, the temporary file
     is deleted and the previous file is unchanged."""
     path = pathlib.Path(path)
+    check_regular(path)
     # Some writers infer the format from the suffix.
     stem, suffix = short_name(path.stem), path.suffix
     suffix = suffix if len(os.fsencode(suffix)) <= 20 else ""
-    partial = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    partial = path.with_name(f".{stem}.{writer}.partial{suffix}")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_regular(path: pathlib.Path) -> None:
+    """Raise FileExistsError if a path exists and is not a regular file, such as
+    a device or a pipe, which would be replaced by a file."""
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} exists and is not a regular file.")
 
 
 def short_name(name: str) -> str:

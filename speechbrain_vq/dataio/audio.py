@@ -172,7 +172,9 @@ def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
 def _name(source):
     """Return the name of a path or an open file for error messages."""
     is_path = isinstance(source, str | os.PathLike)
-    return os.fspath(source) if is_path else getattr(source, "name", "audio")
+    name = os.fspath(source) if is_path else getattr(source, "name", None)
+    # Temporary files have a number or None as name.
+    return name if isinstance(name, str) else "audio"
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
@@ -221,6 +223,7 @@ class _Forward(soundfile.SoundFile):
 def _open(source, check=True):
     """Open audio, and until it is closed, turn any failure to read it into an
     AudioError that names it."""
+    source = os.fsdecode(source) if isinstance(source, bytes) else source
     name, is_path = _name(source), isinstance(source, str | os.PathLike)
     try:
         if is_path and not os.path.exists(source):

@@ -1,9 +1,11 @@
 """Write waveforms to audio files, and adjust their level."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 
+import numpy as np
 import soundfile
 import torch
 
@@ -43,7 +45,11 @@ def write_waveform(
         ):
             with contextlib.suppress(soundfile.LibsndfileError):
                 file.comment = comment
-            file.write(wav.numpy())
+            samples = wav.double().numpy()
+            if file.subtype == "PCM_16":  # libsndfile would round down.
+                samples = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1)
+                samples = samples.astype(np.int16)
+            file.write(samples)
     except RuntimeError as error:
         raise OSError(
             f"{path} cannot be written: {error} Does the folder exist, and has "
@@ -57,31 +63,36 @@ def write_waveform(
 
 
 def with_source(comment: str, path: str | os.PathLike) -> str:
-    """Add the name and size of the recording that a waveform was made from to
-    the comment in its file."""
+    """Add the name and a checksum of the recording that a waveform was made
+    from to the comment in its file."""
     path = pathlib.Path(path)
     # Names need not be valid text.
     name = path.name.encode(errors="replace").decode()
-    return f"{comment}, from {name} of {path.stat().st_size} bytes"
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return f"{comment}, from {name} ({checksum})"
 
 
-def read_comment(path: str | os.PathLike) -> str:
-    """Return the comment in an audio file, or an empty string."""
+def read_comment(path: str | os.PathLike) -> str | None:
+    """Return the comment in an audio file, empty if there is none, or None if
+    it is not an audio file."""
+    if not os.path.isfile(path):  # Opening a pipe would block forever.
+        return None
     try:
         with soundfile.SoundFile(any_name(path)) as file:
             return file.comment
     except (OSError, RuntimeError):
-        return ""
+        return None
 
 
 def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
-    """Scale a waveform [T] to the level (root mean square) of ``original``. If
-    its peaks then exceed full scale, compress them: the recording may itself
-    have been compressed, and decoders restore its peaks."""
-    if not wav.any():
+    """Scale a waveform [T] to the level (standard deviation) of ``original``,
+    which is not raised by a constant offset. If its peaks then exceed full
+    scale, compress them: the recording may itself have been compressed, and
+    decoders restore its peaks."""
+    own = wav.std(correction=0)
+    if not own > 0:  # Also if it has no samples
         return wav
-    level = original.square().mean().sqrt().to(wav.device)
-    wav = wav * (level / wav.square().mean().sqrt())
+    wav = wav * (original.std(correction=0).to(wav.device) / own)
     size = wav.abs()
     if size.max() <= 1:
         return wav

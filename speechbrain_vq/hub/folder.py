@@ -1,6 +1,5 @@
 """Read and write the folder of a pretrained model."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -77,20 +76,26 @@ def check_config(folder: pathlib.Path) -> None:
     format. The file is optional: only the Hub and other programs need it."""
     if not (folder / CONFIG).exists():
         return
-    path = find_file(folder, CONFIG)
+    config = _read_object(folder, CONFIG)
+    number = config.get("format", 0)  # Versions before 0.2 wrote no format.
+    check_format(folder, number, FORMAT, config.get("speechbrain_vq"))
+
+
+def _read_object(folder, name):
+    """Read a small JSON object in a model folder."""
+    path = find_file(folder, name)
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise ValueError(f"it has over {MAX_CONFIG} bytes")
-        config = read_json(path)
-        if not isinstance(config, dict):
-            raise ValueError(f"it is a {type(config).__name__}")
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it is a {type(content).__name__}")
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a JSON object ({error}): download it again, or "
             "delete it."
         ) from error
-    number = config.get("format", 0)  # Versions before 0.2 wrote no format.
-    check_format(folder, number, FORMAT, config.get("speechbrain_vq"))
+    return content
 
 
 def is_folder_name(name: Any) -> bool:
@@ -275,9 +280,11 @@ def _differences(expected, actual):
 
 def commit_of(folder: str | pathlib.Path) -> str | None:
     """Return the Hub commit that a folder's files come from, or None."""
-    mark = pathlib.Path(folder) / MARK
-    if mark.is_file():
-        return json.loads(mark.read_text(encoding="utf-8")).get("commit")
+    folder = pathlib.Path(folder)
+    if (folder / MARK).is_file():
+        commit = _read_object(folder, MARK).get("commit")
+        is_commit = re.fullmatch(r"[0-9a-f]{40}", str(commit))
+        return commit if is_commit else None
     snapshot = snapshot_of(folder)
     return snapshot.name if snapshot is not None else None
 
@@ -286,10 +293,11 @@ def copy_files(
     folder: pathlib.Path, output: pathlib.Path, names: Iterable[str]
 ) -> None:
     """Copy those of the files ``names`` that a model folder contains."""
-    for name in names:
-        if (folder / name).is_file():
-            (output / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(find_file(folder, name), output / name)
+    names = [name for name in names if (folder / name).is_file()]
+    # All are checked before any is copied.
+    for name, path in [(name, find_file(folder, name)) for name in names]:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, output / name)
 
 
 def copy_folder(
@@ -321,6 +329,7 @@ def copy_folder(
 
 def _named_in_card(folder: pathlib.Path) -> list[str]:
     """Return the names of the images and audio files that the card shows."""
-    card = folder / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    card, text = folder / CARD, ""
+    if card.is_file() and card.stat().st_size <= MAX_CONFIG:
+        text = card.read_text(encoding="utf-8", errors="replace")
     return re.findall(r'(?:src="|\]\()([\w.-]+\.(?:png|wav))["\)]', text)

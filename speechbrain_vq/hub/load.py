@@ -90,14 +90,7 @@ def load_folder(
         file = find_file(folder, WEIGHTS)
         yaml = ModelYaml(path, overrides)
         hparams = _build(yaml, _modules, read_weights(file), file)
-    known = {id(m) for m in nn.ModuleDict(hparams["modules"]).modules()}
-    for key, value in hparams.items():
-        if any(id(module) not in known for module in _modules_in(value)):
-            raise UnsafeHparamsError(
-                f"'{key}' has a module that is not among 'modules', so it has "
-                "no weights",
-                yaml.file,
-            )
+    _check_modules(hparams, hparams["modules"], yaml.file)
     return hparams
 
 
@@ -165,9 +158,25 @@ def _build(
             f"the weights (at most {MAX_UNSAVED_BYTES})",
             yaml.file,
         )
+    # The size of modules without weights is not limited by the weights.
+    _check_modules(hparams, modules, yaml.file)
     hparams = yaml.build("cpu", len(weights))
     load_weights(find(hparams, yaml.file), weights, file)
     return hparams
+
+
+def _check_modules(
+    hparams: dict[str, Any], modules: dict[str, nn.Module], file: str
+) -> None:
+    """Raise UnsafeHparamsError if there are modules without weights."""
+    known = {id(module) for module in nn.ModuleDict(modules).modules()}
+    for key, value in hparams.items():
+        if any(id(module) not in known for module in _modules_in(value)):
+            raise UnsafeHparamsError(
+                f"'{key}' has a module that is not among 'modules', so it has "
+                "no weights",
+                file,
+            )
 
 
 def _load_trusted(folder, path, overrides):

@@ -99,7 +99,10 @@ _LIMITS = {
     "SourceFilterVocoder": {**_COUNT_LIMITS, **_FILTERS, "num_layers": 32},
     "WaveNetDecoder": {**_COUNT_LIMITS, "cycle": 24},
 }
-_COMPUTED = "Fbank", "InputNormalization", "LogMel", "SSLFeatures"
+_COMPUTED = (
+    *("Fbank", "InputNormalization", "LogMel"),
+    *("SSLFeatures", "SourceFilterVocoder"),
+)
 # Classes by the dotted names that yamls use.
 BUILDABLE = {
     f"{module}.{name}": Buildable(

@@ -83,6 +83,11 @@ def process_files(
     existing = set(filter(os.path.exists, () if overwrite else sources))
     for path in sorted(existing):
         comment = read_comment(path)
+        if comment is None:
+            raise ValueError(
+                f"{path} exists, but is not an audio file. Choose another "
+                "folder (--out), or delete it."
+            )
         expected = with_source(made_by, sources[path])
         # Version 0.1 did not state the source.
         if comment not in ("", made_by, expected):

@@ -323,6 +323,8 @@ def check_device(device: str | torch.device | None) -> None:
     if device is None:
         return
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it has no memory")
         torch.empty(0, device=torch.device(device))
     # PyTorch built without support for the device raises an AssertionError.
     except (RuntimeError, AssertionError) as error:

@@ -21,7 +21,7 @@ import pyarrow.parquet
 from datasets import Features, Sequence, Value, load_from_disk
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import exclusive, made_folder
+from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
 from speechbrain_vq.dataio.audio import (
     AudioError,
     cell_source,
@@ -204,8 +204,10 @@ def tables_in(
         paths = sorted(files_below(place)) if place.is_dir() else [place]
         for path in paths:
             is_parquet = path.suffix == ".parquet"
-            # `save_to_disk` writes a state.json next to its Arrow files.
-            is_table = is_parquet or path.name == "state.json"
+            # `save_to_disk` writes both next to its Arrow files.
+            info = path.with_name("dataset_info.json")
+            is_state = path.name == "state.json" and info.is_file()
+            is_table = is_parquet or is_state
             absolute = pathlib.Path(os.path.abspath(path))
             if is_table and output not in absolute.parents:
                 table = path if is_parquet else path.parent
@@ -328,7 +330,7 @@ def _rows_of(tables, output):
             )
         absolute = os.path.abspath(path).encode()
         digest = hashlib.sha256(absolute).hexdigest()[:12]
-        stem = pathlib.Path(path).stem
+        stem = short_name(pathlib.Path(path).stem)
         for rows in parts:
             name = f"rows-{stem}-{digest}-{rows.start:09d}.parquet"
             shards[output / name] = rows

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -201,10 +202,15 @@ def read_line(text: bytes, path: str | os.PathLike, number: int) -> dict:
 
 def _read_npz(path):
     try:
+        _check_npz(path)
         with np.load(path) as file:
             arrays = dict(file)
         paths, offsets = arrays.pop("paths"), arrays.pop("offsets")
         tokens, lengths = arrays.pop("tokens"), arrays.pop("num_samples")
+        if np.any(np.diff([0, *offsets, len(tokens)]) < 0):
+            raise ValueError("offsets are not in order")
+        if tokens.dtype.kind not in "iu" or np.any(tokens < 0):
+            raise ValueError("tokens must be integers from 0")
         rows = np.split(tokens, offsets[1:-1])
         rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
         if "revision" not in arrays:  # Required, even if it is None.
@@ -221,6 +227,14 @@ def _read_npz(path):
     for name, part, samples in rows:
         line = {"path": name, "tokens": part.tolist(), "num_samples": samples}
         yield {**line, **common}
+
+
+def _check_npz(path):
+    """Raise ValueError if a file expands beyond what tokens may compress to."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > 2**26 + 100 * os.path.getsize(path):
+        raise ValueError(f"it would take {size / 2**30:.1f} GiB of memory")
 
 
 def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:

@@ -18,7 +18,12 @@ from datasets import (
 )
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
+from speechbrain_vq.dataio.atomic import (
+    check_regular,
+    exclusive,
+    made_folder,
+    short_name,
+)
 from speechbrain_vq.dataio.audio import (
     cell_source,
     check_files,
@@ -159,9 +164,15 @@ def tokenize_to(
                 "(--overwrite)."
             )
         extended = output if is_lines and not overwrite else None
-        done, bad, existing = _collect(
-            paths, tokenizer, lines, extended, batch_seconds, progress
-        )
+        try:
+            done, bad, existing = _collect(
+                paths, tokenizer, lines, extended, batch_seconds, progress
+            )
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            reason = f"{error.strerror}. Run the command again to resume"
+            raise OSError(error.errno, reason, str(lines)) from error
         is_complete = lines.exists()
         if is_lines and is_complete:
             lines.replace(output)
@@ -285,6 +296,12 @@ def tokenize_dataset(
 def _check_replaceable(output, format, paths):
     """Raise an error if the output is a folder but not a data set, or if it is
     one of the audio files."""
+    if not output.is_dir():
+        check_regular(output)
+    if output.suffix in (".jsonl", ".npz") and output.suffix != f".{format}":
+        raise ValueError(
+            f"{output} would be of the format {format}: choose another name."
+        )
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(

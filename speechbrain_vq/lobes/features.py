@@ -138,7 +138,8 @@ class LogMel(nn.Module):
             mels = self._mel(padded)
             if self.relative_floor is None:
                 return mels.clamp(min=self.floor).log()
-            level = (wavs.float().square().sum(1) / samples).sqrt()
+            energy = wavs.float().square().sum(1)
+            level = (energy / samples.clamp(min=1)).sqrt()
             # The level of digital silence is 0, which has no logarithm.
             floor = self.relative_floor * level.clamp(min=_SILENCE)
             return mels.maximum(floor.view(-1, 1, 1)).log()

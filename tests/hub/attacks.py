@@ -255,6 +255,8 @@ AIMED = {
     "device by position": "x: !new:torch.nn.Linear [8, 8, true, cuda]",
     "many filter banks": "x:\n" + "    - !new:speechbrain.lobes.features.Fbank "
     "{n_fft: 8192, n_mels: 512}\n" * 200,
+    "many vocoders": "x:\n" + "    - !new:speechbrain_vq.lobes.vocoder."
+    "SourceFilterVocoder {channels: 1, num_layers: 1}\n" * 20,
     "many codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "
     "{input_dim: 1, codebook_size: 1, num_codebooks: 1000000}",
     "large codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "

@@ -17,6 +17,8 @@ from speechbrain_vq.hub import (
     load_pretrained,
     register_module,
 )
+from speechbrain_vq.hub.folder import MARK, commit_of
+from speechbrain_vq.hub.load import load_named
 from speechbrain_vq.hub.registry import BUILDABLE
 from tests.hub import small_model
 from tests.hub.small_model import (
@@ -281,10 +283,58 @@ def test_a_model_in_a_subfolder(hub, folder, tmp_path):
             load_pretrained(source, subfolder="../best")
 
 
+def test_shared_layers_do_not_let_others_allocate(folder):
+    """Those of modules with weights are built again, on the CPU."""
+    tied = "t: &t !new:torch.nn.Linear [2, 2]\nmodules: {a: *t, b: *t}\n"
+    weights = {f"{k}.weight": torch.ones(2, 2) for k in "ab"}
+    weights |= {f"{k}.bias": torch.ones(2) for k in "ab"}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "hyperparams.yaml").write_text(tied)
+    assert load_pretrained(folder)["modules"]["a"].weight.sum() == 4
+    large = "x: !new:torch.nn.Linear [1048576, 1048576]\n"  # 4 TiB
+    (folder / "hyperparams.yaml").write_text(tied + large)
+    with pytest.raises(UnsafeHparamsError, match="'x' has a module that is"):
+        load_pretrained(folder)
+    with pytest.raises(UnsafeHparamsError, match="'x' has a module that is"):
+        weights = {"top.0.weight": torch.ones(2, 2)}
+        weights |= {"top.1.weight": torch.ones(2, 2)}
+        weights |= {f"top.{k}.bias": torch.ones(2) for k in range(2)}
+        save_file(weights, folder / "model.safetensors")
+        text = "t: &t !new:torch.nn.Linear [2, 2]\n"
+        text += "top: !new:torch.nn.ModuleList [[*t, *t]]\n" + large
+        (folder / "hyperparams.yaml").write_text(text)
+        load_named(folder, "top", folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content, commit",
+    [
+        ('{"commit": "%s"}' % ("ab" * 20), "ab" * 20),
+        ('{"commit": "main"}', None),
+        ('{"commit": 7}', None),
+        ("{}", None),
+        ("[1]", ValueError),
+        ("{", ValueError),
+        ("[" * 200_000, ValueError),
+        (" " * 2**21 + "{}", ValueError),
+    ],
+)
+def test_the_commit_of_a_copy_is_read_as_data(folder, content, commit):
+    (folder / MARK).write_text(content)
+    if commit is ValueError:
+        with pytest.raises(ValueError, match=f"{MARK} is not a JSON object"):
+            commit_of(folder)
+    else:
+        assert commit_of(folder) == commit
+
+
 @pytest.mark.parametrize("name", ["hyperparams.yaml", "model.safetensors"])
 def test_links_out_of_the_folder_are_not_read(folder, name, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("hunter2: [")
+    (folder / MARK).symlink_to(secret)
+    with pytest.raises(ValueError, match=f"is a link to {secret}"):
+        commit_of(folder)
     (folder / name).unlink()
     (folder / name).symlink_to(secret)
     with pytest.raises(ValueError, match=f"is a link to {secret}") as raised:

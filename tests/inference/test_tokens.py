@@ -13,13 +13,14 @@ import soundfile
 import torch
 
 from speechbrain_vq import ResidualVectorQuantizer, VectorQuantizer
+from speechbrain_vq.dataio.waveforms import write_waveform
 from speechbrain_vq.inference import (
     reconstruct_files,
     tokenize_dataset,
     tokenize_files,
     tokenize_to,
 )
-from speechbrain_vq.inference.token_files import read_tokens
+from speechbrain_vq.inference.token_files import read_tokens, tokens_to_npz
 from tests.commands import cli
 
 SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
@@ -439,9 +440,15 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
     found = {str(p.relative_to(output)) for p in output.rglob("*.*")}
     assert found == {"a.wav", "b.wav", "deep/c.wav", "d.wav"}
     # What is there is not done again.
-    (output / "a.wav").write_text("mine")
-    assert reconstruct_files([folder / "a.wav"], tokenizer, output).done == 1
-    assert (output / "a.wav").read_text() == "mine"
+    assert reconstruct_files([folder], tokenizer, output).existing == 4
+    # Nor is what is no audio taken for done, or replaced.
+    (output / "a.wav").unlink()
+    for make in (lambda p: p.write_text("mine"), os.mkdir, os.mkfifo):
+        make(output / "a.wav")
+        with pytest.raises(ValueError, match="exists, but is not an audio"):
+            reconstruct_files([folder / "a.wav"], tokenizer, output)
+        place = output / "a.wav"
+        place.rmdir() if place.is_dir() else place.unlink()
     (folder / "c.flac").touch()
     for names, where in (
         (["a.wav"], folder),
@@ -450,6 +457,41 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
         places = [folder / name for name in names]
         with pytest.raises(ValueError, match="would (overwrite|be among)"):
             reconstruct_files(places, tokenizer, where)
+
+
+def test_an_output_is_a_file_of_its_format(tokenizer, folder, tmp_path):
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        tokenize_to(pipe, [folder], tokenizer)
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        write_waveform(pipe, torch.zeros(9), 16000, "")
+    assert pipe.is_fifo()
+    with pytest.raises(ValueError, match="would be of the format jsonl"):
+        tokenize_to(tmp_path / "t.npz", [folder], tokenizer, format="jsonl")
+    # A state.json alone is no data set.
+    (folder / "state.json").write_text("{}")
+    assert tokenize_to(tmp_path / "t.npz", [folder], tokenizer).done == 4
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"tokens": np.array([0, -1, 2])}, "integers from 0"),
+        ({"tokens": np.array([0.5, 1, 2])}, "integers from 0"),
+        ({"offsets": np.array([0, 7])}, "not in order"),
+        ({"offsets": np.array([0, 2, 1, 3])}, "not in order"),
+        ({"tokens": np.zeros(2**25, dtype=np.int32)}, "GiB of memory"),
+    ],
+)
+def test_npz_files_of_others_are_checked(tmp_path, change, message):
+    row = {"path": "a.wav", "tokens": [0, 1, 2], "num_samples": 9}
+    tokens_to_npz([row | {"revision": None}], tmp_path / "t.npz")
+    with np.load(tmp_path / "t.npz") as file:
+        arrays = dict(file)
+    np.savez_compressed(tmp_path / "t.npz", **arrays | change)
+    with pytest.raises(ValueError, match=f"not an npz file.*{message}"):
+        list(read_tokens(tmp_path / "t.npz"))
 
 
 def test_a_long_name_ends_no_other_file(tokenizer, folder, tmp_path):
