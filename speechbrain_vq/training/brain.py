@@ -167,7 +167,7 @@ class VQMixin(SkipMixin, ResumeMixin):
 
     def _epochs_from(self, epoch_counter):
         """Yield the epochs, and restart the usage counts for each."""
-        for epoch in epoch_counter:
+        for epoch in self._epochs_left(epoch_counter):
             _require_super(self, self._attached, "on_fit_start()")
             self._eval_stage = "valid"  # evaluate() may have been called
             if self.step == 0:  # Unless the epoch was resumed

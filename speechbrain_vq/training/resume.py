@@ -371,9 +371,7 @@ class ResumeMixin:
     ):
         """Fit as a Brain does."""
         options = train_loader_kwargs or {}, valid_loader_kwargs or {}
-        if (
-            self._stop is not None
-        ):  # Within a fit, as in SpeechBrain's MetricGAN
+        if self._stop is not None:  # Within a fit, as in MetricGAN's recipe
             return super().fit(
                 epoch_counter, train_set, valid_set, progressbar, *options
             )
@@ -390,11 +388,21 @@ class ResumeMixin:
                     saved = self.checkpointer.recoverables.values()
                     if any(loader is train_set for loader in saved):
                         train_set = SavedEpoch(train_set, self._stop)
-                super().fit(
-                    epoch_counter, train_set, valid_set, progressbar, *options
-                )
+                epochs = self._epochs_left(epoch_counter)
+                super().fit(epochs, train_set, valid_set, progressbar, *options)
         finally:
             self._stop = None
+
+    def _epochs_left(self, epoch_counter):
+        """Yield epochs until the optimizer step limit. SpeechBrain would start
+        another one, without a step, when a finished run is run again."""
+        for epoch in epoch_counter:
+            finished = self.optimizer_step >= (
+                self.optimizer_step_limit or math.inf
+            )
+            if finished and self.step == 0:  # No validation is pending.
+                return
+            yield epoch
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """Make a loader as a Brain does, but with its own generator, for exact

@@ -1,6 +1,7 @@
 """What is damaged is named and never used, and what stops a run loses nothing
 of it: real files, processes and signals."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -517,3 +518,28 @@ def test_a_complete_run_that_starts_again_has_its_statistics(tmp_path):
         brain.fit(epochs, batches(3), batches(2), progressbar=False)
         stats.append(brain.vq_stats)
     assert stats[0] == stats[1] and stats[1]["valid"]["vectors"] == 60
+
+
+def test_a_run_that_has_reached_its_steps_is_left_as_it_is(tmp_path):
+    """Its epochs do not end before."""
+    newest, validated = [], []
+
+    class Killed(toy.Toy):
+        def on_stage_end(self, stage, loss, epoch=None):
+            if stage == Stage.VALID and self.optimizer_step == 5:
+                validated.append(len(newest))
+                if not newest:
+                    raise RuntimeError("killed")
+            super().on_stage_end(stage, loss, epoch)
+
+    for number in range(4):
+        brain = make(Killed, folder=tmp_path, parts=modules())
+        brain.optimizer_step_limit = 5
+        epochs = toy.EpochCounter(100)
+        brain.checkpointer.add_recoverable("epochs", epochs)
+        with contextlib.suppress(RuntimeError if not number else OSError):
+            brain.fit(epochs, batches(3), batches(2), progressbar=False)
+        assert brain.optimizer_step == 5
+        assert brain.vq_stats["train"]["vectors"] > 0
+        newest.append(brain.checkpointer.find_checkpoint().path)
+    assert validated == [0, 1] and newest[1] == newest[2] == newest[3]
