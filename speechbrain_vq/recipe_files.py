@@ -25,7 +25,7 @@ def folder_recipe(name: str) -> str:
     if name in FOLDER_RECIPES.values():
         return name
     if name not in FOLDER_RECIPES:
-        kind = "recipe for a folder of recordings"
+        kind = "folder recipe"
         raise ValueError(unknown_name(kind, name, FOLDER_RECIPES))
     return FOLDER_RECIPES[name]
 
@@ -142,7 +142,8 @@ def recipe_path(relative: str) -> Path:
     path = recipes / relative
     if not path.exists():
         name = relative.removesuffix("/train.py")
-        raise ValueError(unknown_name("recipe", name, recipe_names()))
+        known = [*recipe_names(), *FOLDER_RECIPES]
+        raise ValueError(unknown_name("recipe", name, known))
     return path
 
 

@@ -34,10 +34,15 @@ def read_split(
     seconds that have phones, but no more phones than tokens."""
     path = folder / f"{split}.json"
     data = read_dataset(folder, split).data
-    total = len(data)
+    total, ignored = len(data), hparams["not_phones"]
+    if isinstance(ignored, str):
+        ignored = [ignored]
+    unknown = {*ignored}.difference(*map(phone_names, data.values()))
+    if unknown:
+        logger.warning("%s has no phones %s (--not_phones)", path, unknown)
     for name, item in list(data.items()):
         phones = phone_names(item)
-        phones = [p for p in phones if p not in hparams["not_phones"]]
+        phones = [p for p in phones if p not in ignored]
         # CTC has no alignment with fewer frames than phones.
         frames = int(item["length"] * token_rate)
         if 0 < len(phones) <= frames and item["length"] <= hparams["longest"]:

@@ -40,9 +40,9 @@ def check_resume(hparams_file: str, overrides: str) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{folder} holds a run with other values: "
-            f"{'; '.join(changed[:5])}. Use the old values to resume it, use "
-            "another --out, or remove this folder."
+            f"{folder} contains a run with other settings: "
+            f"{'; '.join(changed[:5])}. Use the old ones to resume it, choose "
+            "another folder (--output_folder), or remove this one."
         )
 
 

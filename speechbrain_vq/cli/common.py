@@ -202,7 +202,7 @@ class Verbs(click.Group):
         if verb not in self.commands:
             hint = suggestion(verb, self.commands)
             known = ", ".join(self.commands)
-            context.fail(f"No such verb '{verb}'.{hint} Known: {known}.")
+            context.fail(f"No such command '{verb}'.{hint} Known: {known}.")
         for argument in arguments:
             # An empty path would mean the current folder.
             if not argument or re.fullmatch(r"-[\w-]+=", argument):

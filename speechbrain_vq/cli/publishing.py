@@ -88,7 +88,7 @@ def export(
 
 
 _VISIBILITY = {
-    None: "visibility as set by ORG (--private: members only)",
+    None: "visibility as its owner has set (--private: members only)",
     True: "private",
     False: "public",
 }
@@ -125,8 +125,11 @@ def push(folder, repo_id, **options) -> None:
     with loading():
         from huggingface_hub import ModelCard
 
+        from speechbrain_vq.hub.download import check_repo_id
         from speechbrain_vq.publish import push_to_hub
 
+    with clean_errors():
+        check_repo_id(repo_id)
     card = folder / "README.md"
     if card.is_file():
         license = ModelCard.load(card, ignore_metadata_errors=True).data.license

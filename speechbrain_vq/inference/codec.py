@@ -173,9 +173,9 @@ class CodecMixin:
         books = list(range(num_codebooks) if is_number else num_codebooks)
         if not books or not all(0 <= b < self.num_codebooks for b in books):
             raise ValueError(
-                f"num_codebooks={num_codebooks}, but the tokenizer has "
-                f"{self.num_codebooks} codebooks: give a number from 1 to "
-                f"{self.num_codebooks}, or a list of indices counted from 0."
+                f"num_codebooks={num_codebooks}: give a number from 1 to "
+                f"{self.num_codebooks}, all codebooks of the tokenizer, or a "
+                "list of indices counted from 0."
             )
         return books
 

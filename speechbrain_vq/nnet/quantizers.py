@@ -348,9 +348,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if self.frozen and not in_transform():
             if any(p.requires_grad for p in self.parameters()):
                 self.requires_grad_(False)  # Undo a toggle of the whole model.
+        self._check_input(x)
         if self.channel_first:
             x = x.movedim(1, -1)
-        frames = self._check_input(x, lengths, mask)
+        frames = frame_mask(x, lengths, mask)
         used = self._num_used(num_quantizers)
         learns = self.training and not is_recomputed()
         with torch.autocast(x.device.type, enabled=False):
@@ -684,20 +685,20 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     # Checks ----------------------------------------------------------------
 
-    def _check_input(self, x, lengths, mask) -> Tensor:
-        """Check the input, and return the mask of its valid frames."""
+    def _check_input(self, x) -> None:
         if not x.is_floating_point():
             raise TypeError(
                 f"A quantizer takes real floating point vectors, got {x.dtype}."
             )
-        if x.dim() < 2 or x.shape[-1] != self.input_dim:
+        first, dim = self.channel_first, self.input_dim
+        if x.dim() < 2 or x.shape[1 if first else -1] != dim:
+            layouts = {True: f"[B, {dim}, ...]", False: f"[N, ..., {dim}]"}
             raise ValueError(
-                f"A quantizer with input_dim={self.input_dim} takes [N, ..., "
-                f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}. "
-                "For [B, input_dim, ...], build it with channel_first."
+                f"This quantizer takes {layouts[first]}, got a tensor of shape "
+                f"{tuple(x.shape)}. For {layouts[not first]}, build it with "
+                f"channel_first={not first}."
             )
         refuse_transform(self)
-        return frame_mask(x, lengths, mask)
 
     def _check_number(self, number: int, given: str) -> None:
         """Check the number of codebooks to use."""

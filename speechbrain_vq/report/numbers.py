@@ -72,11 +72,9 @@ def tiles(
         if key not in values or key == "mel_cepstral_distortion" and replaced:
             continue
         shown = METRICS[key]
-        marks = REFERENCES.get(key, {})
-        if key == "perplexity":
-            marks = {n: v * size / REFERENCE_SIZE for n, v in marks.items()}
-        if key == "reconstruction_error" and books > 1:
-            marks = {}
+        # Measured with one codebook of this size only.
+        is_comparable = (size, books) == (REFERENCE_SIZE, 1)
+        marks = REFERENCES.get(key, {}) if is_comparable else {}
         if key == "bits_per_second" and max_rate:
             marks = {"even usage": max_rate}
 

@@ -209,7 +209,7 @@ def _usage_chart(summary, others, measured):
     training. Return None if there are too few tokens."""
     sources = [(summary.counts(), "the last epoch of training")]
     if measured is not None:
-        place = "the recordings above (full length)"
+        place = f"all {measured.utterances} recordings, in full"
         sources.insert(0, (measured.counts, place))
     for counts, source in sources:
         if counts is None:

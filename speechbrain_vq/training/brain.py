@@ -118,9 +118,8 @@ class VQMixin(SkipMixin, ResumeMixin):
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
             logger.warning(
                 "The evaluated model is from the warm-up: nothing is quantized. "
-                "Train longer, or select checkpoints by loss with "
-                "speechbrain_vq.training.resume.AtomicCheckpointer, which "
-                "prefers those after the warm-up."
+                "Unless that is intended, train longer, or select a later "
+                "checkpoint; AtomicCheckpointer does so for min_key and max_key."
             )
         return loss
 

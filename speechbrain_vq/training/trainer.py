@@ -214,9 +214,9 @@ class CodebookTrainer:
         number = len(state["steps"])
         if set(saved) != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
-                f"The saved state has {number} optimizers and the quantizers "
-                f"{', '.join(saved)}; this trainer has {len(self._steps)} and "
-                f"{', '.join(self.quantizers)}."
+                f"The state was saved for the quantizers {', '.join(saved)}, "
+                f"with {number} optimizer(s). This trainer is for "
+                f"{', '.join(self.quantizers)}, with {len(self._steps)}."
             )
         self._steps = dict(zip(self.optimizers, state["steps"], strict=True))
         self._reinits = saved_names(state["reinits"], self.quantizers)

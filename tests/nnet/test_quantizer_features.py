@@ -180,6 +180,10 @@ def test_channels_may_come_first():
     decoded = last.decode(two.indices).movedim(-1, 1)
     assert torch.equal(first.decode(one.indices), decoded)
     assert torch.equal(first.encode(x.movedim(-1, 1)), last.encode(x))
+    with pytest.raises(
+        ValueError, match=r"takes \[B, 6, \.\.\.\].*\(2, 7, 5, 6\)"
+    ):
+        first(x)
     with pytest.raises(ValueError, match="build it with channel_first"):
         last(x.movedim(-1, 1))
 

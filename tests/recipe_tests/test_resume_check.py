@@ -54,7 +54,7 @@ def test_the_same_run_goes_on(begun, overrides):
     ],
 )
 def test_another_run_is_refused(begun, overrides, told):
-    with pytest.raises(ValueError, match=f"other values: {told}"):
+    with pytest.raises(ValueError, match=f"other settings: {told}"):
         check(begun, overrides)
 
 

@@ -30,7 +30,9 @@ def test_from_nothing_to_tokens(tmp_path):
     # Another run does not go on with this one's checkpoint.
     other = run(tmp_path, RECIPE, **MINE, output_folder="out", codebook_size=32)
     assert other.returncode != 0
-    assert "out holds a run with other values: codebook_size" in other.stderr
+    assert (
+        "out contains a run with other settings: codebook_size" in other.stderr
+    )
     assert json.loads((tmp_path / "out/results.json").read_text()) == metrics
     # The same corpus by SpeechBrain's csv manifests, which have no phones.
     for path in (tmp_path / "data").glob("*.json"):

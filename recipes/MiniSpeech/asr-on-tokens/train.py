@@ -9,6 +9,7 @@ in the data folder. --input=features trains the same recognizer on the
 tokenizer's features instead, to show the cost of tokenizing.
 """
 
+import logging
 import sys
 
 import speechbrain as sb
@@ -35,6 +36,8 @@ from speechbrain_vq.recipes.common.runs import (
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 from speechbrain_vq.training.resume import ResumeMixin
+
+logger = logging.getLogger(__name__)
 
 
 class TokenEmbedding(torch.nn.Module):
@@ -141,6 +144,10 @@ def finish(brain, hparams):
     brain.write_errors(hparams["per_file"])
     settings = {key: hparams[key] for key in ("tokenizer", "input", "seed")}
     write_results(hparams["output_folder"], settings | brain.results)
+    logger.info(
+        "Test: phone error rate %.1f %% (%s/results.json)",
+        *(brain.results["per"], hparams["output_folder"]),
+    )
 
 
 def train(hparams, run_opts=None):

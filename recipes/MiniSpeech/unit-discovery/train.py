@@ -69,6 +69,12 @@ class UnitBrain(AnnealingBrain):
     # Output keys of the datasets
     items = ["id", "sig"]
 
+    @property
+    def least(self):
+        """Name of the error, by which checkpoints are selected. The loss has
+        terms of the quantizer, which grow with the latents."""
+        return next(iter(self.modules.decoder.metrics(0.0)))
+
     def set_up(self, datasets):
         """Store the test phones, the training set, and the utterances to log."""
         self.phones = {
