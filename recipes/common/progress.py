@@ -56,15 +56,15 @@ def validation_line(
     """Format a validation as one line. ``usage`` has no ``perplexity`` during
     the warm-up, when nothing is quantized.
 
-    >>> validation_line(50, 800, {"reconstruction_error": 0.25}, {})
-    'Step 50 of 800: reconstruction error 0.25, not quantizing yet (warm-up)'
+    >>> validation_line(50, 800, {"loss": 0.25}, {})
+    'Step 50 of 800: validation loss 0.25, not quantizing yet (warm-up)'
     """
     parts = [f"{k.replace('_', ' ')} {v:.3g}" for k, v in stats.items()]
     parts.append(of_codes(usage))
     if "perplexity" in usage:
         parts.append(f"perplexity {usage['perplexity']:.0f}")
     of_total = f" of {total}" if total else ""
-    return f"Step {step}{of_total}: {', '.join(parts)}"
+    return f"Step {step}{of_total}: validation {', '.join(parts)}"
 
 
 def of_codes(usage: dict) -> str:

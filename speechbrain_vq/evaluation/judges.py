@@ -239,7 +239,8 @@ class Whisper:
 
 
 def _plain(text):
-    return " ".join(re.sub(r"[^\w' ]+", " ", text.lower()).split())
+    text = text.lower().replace("’", "'")
+    return " ".join(re.sub(r"[^\w' ]+", " ", text).split())
 
 
 def _version(package):
