@@ -250,7 +250,12 @@ def find_nonfinite(weights: dict[str, Any]) -> list[str]:
 
 
 def _check_finite(path, weights):
-    broken = find_nonfinite(weights)
+    try:
+        broken = find_nonfinite(weights)
+    except NotImplementedError as error:  # 4-bit floats
+        raise ValueError(
+            f"{path} has tensors of a type that PyTorch cannot convert: {error}"
+        ) from error
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise ValueError(

@@ -40,6 +40,10 @@ class LogMel(nn.Module):
         of ``floor``. The level of a recording then only adds a constant to its
         features, and changes no token with ``ConvEncoder(utterance_norm=True)``.
         Each frame depends on the whole utterance.
+    remove_offset : bool
+        Whether to subtract the mean of each utterance, a constant offset of
+        cheap microphones that would leak into the lowest bands and raise the
+        level. Each frame then depends on the whole utterance, too.
 
     Example
     -------
@@ -59,6 +63,7 @@ class LogMel(nn.Module):
         hop_length: int = 160,
         floor: float = 1e-5,
         relative_floor: float | None = None,
+        remove_offset: bool = False,
     ):
         super().__init__()
         self.sample_rate = sample_rate
@@ -66,6 +71,7 @@ class LogMel(nn.Module):
         self.n_fft = n_fft
         self.floor = floor
         self.relative_floor = relative_floor
+        self.remove_offset = remove_offset
         self._shape = {
             "n_fft": n_fft,
             "win_length": win_length,
@@ -97,7 +103,7 @@ class LogMel(nn.Module):
     def context(self) -> tuple[int, int] | None:
         """Samples of context before and after a frame's own hop; None if it
         depends on the whole utterance."""
-        if self.relative_floor is not None:
+        if self.relative_floor is not None or self.remove_offset:
             return None
         window = self._shape["win_length"]
         # The window is centered in the transform, and the transform on the
@@ -132,17 +138,27 @@ class LogMel(nn.Module):
     def _log_mel(self, wavs, samples):
         margin = self.n_fft - self.hop_length
         with torch.autocast(wavs.device.type, enabled=False):
+            wavs = wavs.float()
+            if self.remove_offset:
+                wavs = self._without_offset(wavs, samples)
             padded = nn.functional.pad(
-                wavs.float(), (margin // 2, margin - margin // 2)
+                wavs, (margin // 2, margin - margin // 2)
             )
             mels = self._mel(padded)
             if self.relative_floor is None:
                 return mels.clamp(min=self.floor).log()
-            energy = wavs.float().square().sum(1)
+            energy = wavs.square().sum(1)
             level = (energy / samples.clamp(min=1)).sqrt()
             # The level of digital silence is 0, which has no logarithm.
             floor = self.relative_floor * level.clamp(min=_SILENCE)
             return mels.maximum(floor.view(-1, 1, 1)).log()
+
+    def _without_offset(self, wavs, samples):
+        """Subtract the mean of the valid samples, except at padding."""
+        samples = samples.view(-1, 1).to(wavs.device)
+        offset = wavs.sum(1, keepdim=True) / samples.clamp(min=1)
+        valid = torch.arange(wavs.shape[1], device=wavs.device) < samples
+        return wavs - offset * valid
 
     def _mel(self, padded):
         """Compute mel magnitudes [B, T, n_mels] in blocks, to bound the memory
@@ -162,7 +178,9 @@ class LogMel(nn.Module):
         [B, samples] without padding."""
         count, total, square = 0, 0.0, 0.0
         for wavs in batches:
-            mels = self._log_mel(wavs.to(self.mean.device), wavs.shape[1])
+            wavs = wavs.to(self.mean.device)
+            samples = wavs.new_full(wavs.shape[:1], wavs.shape[1])
+            mels = self._log_mel(wavs, samples)
             mels = mels.double().flatten(0, 1)
             count += len(mels)
             total = total + mels.sum(0)

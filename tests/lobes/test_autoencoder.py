@@ -179,6 +179,23 @@ def test_tokens_do_not_depend_on_the_level(volume):
     torch.testing.assert_close(loud - quiet, shift, atol=0.01, rtol=0)
 
 
+def test_features_ignore_a_constant_offset():
+    wavs = torch.stack([glide(RATE) / 100, glide(RATE) / 30])
+    wavs, lengths = wavs - wavs.mean(1, keepdim=True), torch.tensor([1.0, 0.5])
+    valid = torch.arange(RATE) < RATE * lengths.unsqueeze(1)
+    wavs[1, : RATE // 2] -= wavs[1, : RATE // 2].mean()
+    for floor in (None, 1e-4):
+        ours = LogMel(relative_floor=floor, remove_offset=True)
+        expected, _ = LogMel(relative_floor=floor)(wavs * valid, lengths)
+        shifted, _ = ours((wavs + 0.2) * valid, lengths)
+        torch.testing.assert_close(shifted, expected, atol=0.01, rtol=0)
+        plain, _ = LogMel(relative_floor=floor)((wavs + 0.2) * valid, lengths)
+        assert (plain - expected).abs().max() > 1
+        ours.fit([wavs[:1] + 0.2])
+        mean = LogMel(relative_floor=floor)(wavs[:1], torch.ones(1))[0].mean(1)
+        torch.testing.assert_close(ours.mean, mean[0], atol=0.01, rtol=0)
+
+
 def test_decoder_errors_count_valid_frames_only():
     decoder, features = ConvDecoder(8, 5, 4, channels=16), torch.randn(2, 7, 5)
     decoded, lengths = torch.randn(2, 8, 5), torch.tensor([1.0, 3 / 7])
