@@ -2,6 +2,8 @@
 
 import functools
 import importlib.util
+import inspect
+import pydoc
 import re
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from warnings import warn
 
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAMLError
+from ruamel.yaml.comments import CommentedMap
 
 from speechbrain_vq._names import suggestion, unknown_name
 from speechbrain_vq.presets import preset_path
@@ -55,6 +58,10 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
             )
         if value is None and isinstance(defaults[name], bool):
             options[name] = True
+        if isinstance(value, str) and isinstance(defaults[name], list):
+            options[name] = [value]
+        if value is not None and name.endswith("_folder"):
+            options[name] = str(value)  # A folder may be named 2024.
         _check_value(name, options[name], defaults[name])
     for name, default in defaults.items():
         tag = getattr(getattr(default, "tag", None), "value", None)
@@ -142,10 +149,26 @@ _POSITIVE = re.compile(
 )
 
 
+# Keys that cannot be null if their default is a number.
+_COUNT = re.compile(
+    r"(_size|_dim|_rate|_length|channels|_layers|_images|_speakers|_buckets)$|"
+    r"^(seed|segment|chunk|lr|n_mels|n_fft|stride)$"
+)
+
+
 def _check_value(name: str, value, default) -> None:
     """Raise ValueError if a key with a numeric default has a value that is not
     a number or is out of range."""
-    if not isinstance(default, int | float) or value is None:
+    if isinstance(default, list) and not isinstance(value, list):
+        raise ValueError(
+            f"--{name}={value}: {name} must be a list, such as "
+            f"[{', '.join(map(str, default)) or 'A, B'}]."
+        )
+    if not isinstance(default, int | float):
+        return
+    if value is None:
+        if not isinstance(default, bool) and _COUNT.search(name):
+            raise ValueError(f"--{name} needs a number, such as {default}.")
         return
     if not isinstance(value, int | float):
         kind = "an integer" if isinstance(default, int) else "a number"
@@ -210,6 +233,14 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
                 f"The preset {name!r} has no {key} to change; see hparams/ for "
                 "presets that have one."
             )
+        if isinstance(preset[key], dict):
+            if not isinstance(value, dict | None):
+                raise ValueError(
+                    f"--vq: {key} takes changes as '{{key: value}}', or null, "
+                    f"got {value!r}."
+                )
+            for argument in value or ():
+                _check_argument(preset[key], key, argument)
     for key, value in own.items():
         # A recipe's own changes of a section need a preset that has it.
         if not isinstance(value, dict) or isinstance(preset.get(key), dict):
@@ -218,6 +249,14 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
     copy = Path(tempfile.mkdtemp(dir=_copies().name)) / path.name
     copy.write_text(dump(preset), "utf-8")
     return copy
+
+
+def _check_argument(section: CommentedMap, key: str, name: str) -> None:
+    """Raise ValueError if the class of a section takes no such argument."""
+    cls = pydoc.locate(section.tag.value.removeprefix("!new:"))
+    known = list(inspect.signature(cls).parameters)
+    if name not in known:
+        raise ValueError(unknown_name(f"argument of {key}", name, known))
 
 
 @functools.cache

@@ -24,6 +24,8 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 
+from filelock import FileLock
+
 from speechbrain_vq.dataio.atomic import replace_folder
 from speechbrain_vq.dataio.audio import find_audio, usable_files
 from speechbrain_vq.dataio.manifests import (
@@ -55,7 +57,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
+UTTS, PHONES, LOCK = "utts.tsv", "phones.tsv.gz", ".lock"
 # Fraction of an audio folder's files for validation, and for testing.
 HELD_OUT = 0.05
 # Folders for parts of a corpus, such as dev-clean, are not speakers.
@@ -164,14 +166,18 @@ def prepare_minispeech(
         )
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_partial(folder)
-    # Written under another name, so a killed run leaves no incomplete audio.
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=".minispeech-", dir=folder))
-    utts = speak_all(partial / "audio", minutes, seed, num_speakers, jobs)
-    (folder / "corpus.json").unlink(missing_ok=True)
-    replace_folder(partial / "audio", folder / "audio")
-    write_corpus(folder, utts, corpus)
-    _remove_partial(folder)
+    with FileLock(folder / LOCK):
+        if is_done(folder, corpus):  # By another process
+            return folder
+        _remove_partial(folder)
+        # Written under another name, so a killed run leaves no incomplete audio.
+        partial = tempfile.mkdtemp(prefix=".minispeech-", dir=folder)
+        audio = pathlib.Path(partial, "audio")
+        utts = speak_all(audio, minutes, seed, num_speakers, jobs)
+        (folder / "corpus.json").unlink(missing_ok=True)
+        replace_folder(audio, folder / "audio")
+        write_corpus(folder, utts, corpus)
+        _remove_partial(folder)
     return folder
 
 
@@ -288,7 +294,7 @@ def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
     "audio". Raises FileNotFoundError if there is none."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file; pass a folder.")
-    if make_minispeech and not any(folder.glob("*")):
+    if make_minispeech and {p.name for p in folder.glob("*")} <= {LOCK}:
         return "minispeech"
     if not folder.exists():
         raise FileNotFoundError(

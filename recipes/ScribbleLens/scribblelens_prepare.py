@@ -20,7 +20,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.manifests import read_json, write_json
+from speechbrain_vq.dataio.manifests import (
+    MANIFESTS,
+    digest,
+    read_json,
+    sizes,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +80,10 @@ def prepare(
     source, root = find_corpus(pathlib.Path(data_folder))
     folder = pathlib.Path(save_folder)
     settings = {"source": str(source), "colour": colour, "scribe": scribe}
+    settings["digest"] = _digest(source, root)
     marker = folder / "prepared.json"
-    if marker.is_file() and read_json(marker) == settings:
+    complete = all((folder / name).is_file() for name in MANIFESTS)
+    if complete and marker.is_file() and read_json(marker) == settings:
         return folder
     marker.unlink(missing_ok=True)
     alignments = find_alignments(root, source)
@@ -90,9 +98,17 @@ def prepare(
         path = folder / f"{split}.json"
         write_json(path, items, ensure_ascii=False, indent=0)
     write_json(marker, settings, ensure_ascii=False, indent=0)
-    sizes = [f"{split} {len(items)} lines" for split, items in splits.items()]
-    logger.info("%s: %s", folder, ", ".join(sizes))
+    counts = [f"{split} {len(items)} lines" for split, items in splits.items()]
+    logger.info("%s: %s", folder, ", ".join(counts))
     return folder
+
+
+def _digest(source, root) -> str:
+    """Hash the sizes of the archives, or of all files in a folder."""
+    paths = [source, *sorted(source.parent.glob(ALIGNMENTS))]
+    if source.is_dir():
+        paths = sorted(p for p in pathlib.Path(root).rglob("*") if p.is_file())
+    return digest(sizes(paths))
 
 
 class LineImages:

@@ -1,5 +1,6 @@
 """Verbs that train a model."""
 
+import json
 import logging
 import pathlib
 import re
@@ -154,7 +155,7 @@ def train(
     if is_folder:
         folder = pathlib.Path(source).resolve()
         out = out or pathlib.Path("results", folder.name)
-        data = [f"--data_folder={source}"]
+        data = [f"--data_folder={json.dumps(str(source))}"]
         if any(re.match("--data[-_]folder\\b", arg) for arg in context.args):
             raise click.UsageError(
                 f"The data is the folder {source}: leave --data_folder out, or "
@@ -165,7 +166,12 @@ def train(
         "number_of_steps": steps,
         "output_folder": out,
     }
-    arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
+    arguments = [
+        # Quoted, as a yaml value: a folder may be named "run #2", or 2024.
+        f"--{k}={json.dumps(str(v)) if k == 'output_folder' else v}"
+        for k, v in options.items()
+        if v is not None
+    ]
     arguments = [str(yaml), *arguments, *context.args]
     parse_arguments([*arguments, *data])
     script = recipe_path(f"{name}/train.py")

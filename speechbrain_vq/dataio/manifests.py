@@ -301,6 +301,14 @@ def digest(contents: Iterable[bytes]) -> str:
     return hashlib.sha1(b"".join(contents)).hexdigest()
 
 
+def manifests_digest(folder: pathlib.Path) -> str | None:
+    """Hash the manifests of all splits; None if any is missing."""
+    paths = [manifest_path(folder, split) for split in SPLITS]
+    if not all(path.is_file() for path in paths):
+        return None
+    return digest(path.read_bytes() for path in paths)
+
+
 def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
     """Yield file names and sizes, for ``digest``."""
     for path in paths:

@@ -206,7 +206,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self._bypass = False
         self.register_buffer("in_warmup", torch.zeros((), dtype=torch.float32))
         self._last_version = self._warmup_version()
-        self._needs_kmeans = codebook_init == "kmeans"
+        # Until the first training batch, whether k-means was asked for; and
+        # whether the codebook still needs it.
+        self._starts_by_kmeans = self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm is not None:
             self.norm = MaskedBatchNorm(
@@ -620,6 +622,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     @torch.no_grad()
     def _collect(self, latents: Tensor, valid: Tensor) -> None:
         """Add latents to the reservoir, and initialize the codebook if due."""
+        if self._starts_by_kmeans and world_size() > 1:
+            # Only rank 0 may have loaded a codebook, which DDP broadcasts.
+            decision = torch.tensor(self._needs_kmeans, device=latents.device)
+            broadcast([decision])
+            self._needs_kmeans = bool(decision)
+        self._starts_by_kmeans = False
         if self._needs_kmeans and not (self.bypass or self.is_codebook_frozen):
             self.reinitialize(latents[valid])
         self.reservoir.add(latents, valid)
@@ -655,7 +663,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             if self.training and not learns and previous is not None:
                 # The original forward pass preceded the EMA update.
                 table = previous
+            unused = 0.0
             if not self.embedding.training:
+                # DDP requires a gradient for every parameter; CodebookTrainer
+                # removes it, so that momentum does not move the codebook.
+                unused = 0.0 * table.sum() if world_size() > 1 else 0.0
                 table = table.detach()
             indices, targets = self.embedding.code(latents, table[:used])
             codewords = self.embedding(indices, table)
@@ -663,6 +675,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             loss, sq_errors = quantization_loss(
                 targets, codewords, mass, *weights, over_ranks=self.training
             )
+            loss = loss + unused
             if self.entropy_weight and self.training:
                 # EMA updates the table before the backward pass.
                 words = table if table.requires_grad else table.clone()

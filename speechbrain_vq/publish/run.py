@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from speechbrain.utils.checkpoints import Checkpoint
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.manifests import (
     data_root,
+    manifests_digest,
     read_corpus,
     read_json,
     write_json,
@@ -42,14 +43,16 @@ CORPUS_FILE = "trained_on.json"
 
 class Corpus(NamedTuple):
     """Training data of a run: whether it is known, the name of the corpus (None
-    for the user's own recordings), minutes of speech, language codes, and an
-    utterance of the test set that may be published."""
+    for the user's own recordings), minutes of speech, language codes, an
+    utterance of the test set that may be published, and a hash of the
+    manifests, which other runs may replace."""
 
     known: bool = False
     name: str | None = None
     minutes: float | None = None
     languages: tuple[str, ...] = ()
     example: pathlib.Path | None = None
+    digest: str | None = None
 
 
 class Run:
@@ -132,7 +135,7 @@ class Run:
             example = pathlib.Path(note["example"] or "")
             note["example"] = example if example.is_file() else None
             return Corpus(**{**note, "languages": tuple(note["languages"])})
-        corpus = self._read_manifests()
+        corpus = self._read_manifests(self.manifest_folders())
         if not corpus.known and "sample_rate" in self.hparams:
             logger.warning(
                 "The card cannot name the training data: the manifests were "
@@ -141,21 +144,32 @@ class Run:
         return corpus
 
     def write_corpus(self) -> None:
-        """Write a note on the training data for later exports."""
-        corpus = self._read_manifests()
+        """Write a note on the training data for later exports. Raises
+        ValueError if the run has checkpoints of a training on other data."""
+        corpus = self._read_manifests(self._folders())
         if not corpus.known:
             return
+        has_begun = next(self._save_folder.glob("CKPT*"), None) is not None
+        if has_begun and self._digest not in (None, corpus.digest):
+            raise ValueError(
+                f"The data has changed since the run in {self.folder} began: "
+                "its test set might include training data. Restore the data, "
+                "or choose another folder for the run (--output_folder)."
+            )
         example = corpus.example and str(corpus.example.resolve())
         note = {**corpus._asdict(), "example": example}
         write_json(self.folder / CORPUS_FILE, note, indent=2)
 
-    @functools.cached_property
-    def _all_checkpoints(self) -> list[Checkpoint]:
+    @property
+    def _save_folder(self) -> pathlib.Path:
         saved = pathlib.Path(self.hparams.get("save_folder", "save"))
         # If the run was moved, save_folder may belong to another run by now.
         folder = self.folder / saved.name
-        folder = folder if folder.is_dir() else saved
-        checkpoints = []
+        return folder if folder.is_dir() else saved
+
+    @functools.cached_property
+    def _all_checkpoints(self) -> list[Checkpoint]:
+        folder, checkpoints = self._save_folder, []
         if folder.is_dir():
             checkpoints = AtomicCheckpointer(folder).list_checkpoints()
         if not checkpoints:
@@ -192,6 +206,18 @@ class Run:
 
     def manifest_folders(self) -> Iterator[pathlib.Path]:
         """Yield the folders in the yaml that may contain the manifests."""
+        for path in self._folders():
+            if self._digest in (None, manifests_digest(path)):
+                yield path
+
+    @property
+    def _digest(self) -> str | None:
+        """Hash of the manifests that the run was trained on, if known."""
+        note = self.folder / CORPUS_FILE
+        return read_json(note).get("digest") if note.is_file() else None
+
+    def _folders(self) -> Iterator[pathlib.Path]:
+        """Yield the folders of manifests in the yaml, whatever their data."""
         output = pathlib.Path(self.hparams.get("output_folder") or self.folder)
         in_place = output.resolve() == self.folder.resolve()
         for key in ("manifest_folder", "data_folder"):
@@ -200,9 +226,9 @@ class Run:
             if in_place or path.is_absolute():
                 yield path
 
-    def _read_manifests(self) -> Corpus:
-        """Read the corpus from the manifests that the yaml names."""
-        for folder in self.manifest_folders():
+    def _read_manifests(self, folders: Iterable[pathlib.Path]) -> Corpus:
+        """Read the corpus from the first of the folders that has one."""
+        for folder in folders:
             about, path = read_corpus(folder), folder / "test.json"
             if about:
                 break
@@ -215,7 +241,8 @@ class Run:
             wav = items[0]["wav"].format(data_root=data_root(folder))
             example = pathlib.Path(wav) if pathlib.Path(wav).is_file() else None
         languages = tuple(sorted(languages))
-        return Corpus(True, name, about.get("minutes"), languages, example)
+        about = name, about.get("minutes"), languages, example
+        return Corpus(True, *about, manifests_digest(folder))
 
 
 def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

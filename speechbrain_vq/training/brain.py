@@ -255,9 +255,10 @@ class TrainerState:
                     "weights, or call quantizer.eval() in on_fit_batch_start() "
                     "instead."
                 )
-            if if_main_process():
-                brain.monitor.load_state_dict(state["monitors"])
-                brain.monitor.load_state_dict(state["evaluation"], False)
+            # The sums are those of all ranks.
+            sums = if_main_process()
+            brain.monitor.load_state_dict(state["monitors"], True, sums)
+            brain.monitor.load_state_dict(state["evaluation"], False, sums)
             return
         saved = state["trainer"].get("quantizers", {})
         for name, quantizer in brain.quantizers.items():

@@ -156,12 +156,16 @@ class UsageMonitor:
             state[name] = {**stage, "sums": sums}
         return state
 
-    def load_state_dict(self, state: dict, training: bool = True) -> None:
-        """Restore the state of a stage."""
+    def load_state_dict(
+        self, state: dict, training: bool = True, with_sums: bool = True
+    ) -> None:
+        """Restore the state of a stage, with its sums, or with sums of 0."""
         self.start(training)
         for name, stage in state.items():
             device = self.quantizers[name].codebook.device
             sums = {k: v.to(device) for k, v in stage["sums"].items()}
+            if not with_sums:
+                sums = {k: torch.zeros_like(v) for k, v in sums.items()}
             self._stages[training][name] = {**stage, "sums": sums}
 
 

@@ -172,11 +172,23 @@ class AtomicCheckpointer(Checkpointer):
             )
         return saved
 
-    def save_and_keep_only(self, *args, importance_keys=(), **options):
+    def save_and_keep_only(
+        self,
+        meta=None,
+        end_of_epoch=True,
+        name=None,
+        num_to_keep=1,
+        keep_recent=True,
+        importance_keys=(),
+        *args,
+        **options,
+    ):
         """Save as SpeechBrain does, but with a new list of keys per call:
         SpeechBrain appends to its default list, so calls get ever slower."""
-        keys = list(importance_keys)
-        super().save_and_keep_only(*args, importance_keys=keys, **options)
+        given = meta or {}, end_of_epoch, name, num_to_keep, keep_recent
+        super().save_and_keep_only(
+            *given, list(importance_keys), *args, **options
+        )
 
     def list_checkpoints(self):
         """Return all intact checkpoints; warn about damaged ones. Raises
@@ -215,12 +227,20 @@ class AtomicCheckpointer(Checkpointer):
                 if fault is not None:
                     remove_on_main(folder)
 
-    def find_checkpoints(self, *, max_num_checkpoints=None, **options):
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
         """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, leave
         out warm-up checkpoints if there are later ones: losses are lower
         without quantization, and averages would mix in random codewords."""
-        checkpoints = super().find_checkpoints(**options)
-        if options.get("max_key") or options.get("min_key"):
+        options = importance_key, max_key, min_key, ckpt_predicate
+        checkpoints = super().find_checkpoints(*options)
+        if max_key or min_key:
             later = [c for c in checkpoints if not c.meta.get("vq_warmup")]
             checkpoints = later or checkpoints
         return checkpoints[:max_num_checkpoints]

@@ -55,11 +55,19 @@ class SkipMixin:
             self.check_skipped(self._skipped >= _MAX_SKIPPED)
         else:
             self._skipped = 0
-        if self._nonfinite and not self.scaler.is_enabled():
+        if self._nonfinite and not self._scaler_skips():
             self.modules.zero_grad(set_to_none=True)
-        else:  # A scaler skips the step itself.
+        else:
             super().optimizers_step()
         self._nonfinite = False
+
+    def _scaler_skips(self):
+        """Return whether a scaler will skip the step and lower its scale: it
+        looks at the gradients, which may be finite if the loss is not."""
+        if not self.scaler.is_enabled():
+            return False
+        gradients = [p.grad for p in self.modules.parameters()]
+        return not all(g is None or g.isfinite().all() for g in gradients)
 
     def update_average(self, loss, avg_loss):
         """Average losses as a Brain does; warn about non-finite ones."""

@@ -195,8 +195,10 @@ def test_parts_may_be_chosen(tmp_path):
         folder = prepare(source, tmp_path / "out", phones=False, **parts)
         return read(folder), (folder / "corpus.json").read_text()
 
-    manifests, _ = prepared(["train-clean-100", "test-clean"], ["dev-other"])
-    assert [len(items) for items in manifests.values()] == [16, 4, 4]
+    manifests, _ = prepared(["train-clean-100"], ["dev-other"])
+    assert [len(items) for items in manifests.values()] == [12, 4, 4]
+    with pytest.raises(ValueError, match="'test-clean' is in train and test"):
+        prepared(["train-clean-100", "test-clean"], ["dev-other"])
     # A single part needs no list.
     one = prepared("train-clean-100", "dev-other")
     assert one == prepared(["train-clean-100"], ["dev-other"])

@@ -3,6 +3,7 @@ as if it had never stopped."""
 
 import contextlib
 import errno
+import inspect
 import logging
 import os
 import random
@@ -199,6 +200,47 @@ def test_named_checkpoint_keeps_its_name(tmp_path, name, caplog):
         assert str(saved.path) in caplog.text
     assert ".partial" not in caplog.text
     assert [c.meta["loss"] for c in checkpointer.list_checkpoints()] == [0.5]
+
+
+def test_a_named_checkpoint_is_replaced_or_kept(tmp_path, monkeypatch):
+    checkpointer = AtomicCheckpointer(tmp_path, {"m": torch.nn.Linear(2, 2)})
+    checkpointer.save_checkpoint({"number": 1}, name="last")
+
+    def full(handle):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="The last one is CKPT"):
+            checkpointer.save_checkpoint({"number": 2}, name="last")
+    for number in (1, 3):
+        if number == 3:
+            checkpointer.save_checkpoint({"number": 3}, name="last")
+        found = AtomicCheckpointer(tmp_path).find_checkpoints()
+        assert [c.meta["number"] for c in found] == [number]
+
+
+def test_a_flipped_bit_in_our_key_is_damage(tmp_path):
+    saved = AtomicCheckpointer(tmp_path).save_checkpoint()
+    path = saved.path / "CKPT.yaml"
+    text = path.read_bytes()
+    for content in (
+        text.replace(b"speechbrain_vq", b"speechbrain_vp"),
+        b"[" * 9999,
+    ):
+        path.write_bytes(content)
+        assert not AtomicCheckpointer(tmp_path).list_checkpoints()
+
+
+def test_arguments_are_those_of_speechbrain():
+    for name, ours in vars(AtomicCheckpointer).items():
+        theirs = getattr(Checkpointer, name, None)
+        if name.startswith("_") or not callable(theirs):
+            continue
+        ours, theirs = (inspect.signature(f).parameters for f in (ours, theirs))
+        for one, other in zip(ours.values(), theirs.values(), strict=False):
+            variadic = (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+            assert one.kind in variadic or one.name == other.name, name
 
 
 def test_loads_what_a_plain_checkpointer_saved(tmp_path):

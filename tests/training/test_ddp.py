@@ -122,6 +122,33 @@ def dropout(rank):
     return digest(quantizer.codebook), len(quantizer.reservoir.gather(0))
 
 
+def evaluated(rank):
+    """Train the rest of a model while the quantizer is in evaluation mode, and
+    with k-means asked of the rank that has not loaded a codebook."""
+    torch.manual_seed(0)
+    options = {"codebook_dim": 2, "codebook_init": "kmeans"}
+    quantizer = nnet.VectorQuantizer(DIM, 8, **options)
+    if rank == 0:
+        state = nnet.VectorQuantizer(DIM, 8, **options).state_dict()
+        state["norm.running_mean"] += 1  # Of a trained norm
+        quantizer.load_state_dict(state)
+    model = DistributedDataParallel(quantizer)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    CodebookTrainer(model, optimizer, schedule=None)
+    bits = []
+    for step in range(6):
+        quantizer.train(step != 3)
+        quantizer.embedding.train(step < 2)
+        output = model(torch.randn(50, DIM))
+        (output.quantized.square().mean() + output.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        bits.append(
+            (digest(quantizer.codebook), digest(quantizer.project.weight))
+        )
+    return bits
+
+
 def samples(rank, rounds=200, capacity=100):
     """Samples of both ranks' streams of numbers: the first has seen 1000, the
     second 3000."""
@@ -146,6 +173,7 @@ def on_rank(rank, folder):
         "nan ema": fit("ema", nan_at=2),
         "samples": samples(rank),
         "dropout": dropout(rank),
+        "evaluated": evaluated(rank),
         "sharded": sharded(),
         **{some: parity(*some) for some in PARITIES},
     }
@@ -195,6 +223,12 @@ def test_a_quantizer_that_fsdp_ignores_is_the_same_on_all_ranks(ranks):
 def test_ranks_that_use_other_numbers_of_codebooks_agree(ranks):
     assert ranks[0]["dropout"] == ranks[1]["dropout"]
     assert ranks[0]["dropout"][1] == 20480
+
+
+def test_a_codebook_in_evaluation_mode_waits_for_no_gradient(ranks):
+    assert ranks[0]["evaluated"] == ranks[1]["evaluated"]
+    codebooks, projections = zip(*ranks[0]["evaluated"], strict=True)
+    assert len(set(codebooks)) == 2 and len(set(projections)) == 6
 
 
 def test_checkpoints_are_those_of_one_process(ranks, folder):

@@ -520,6 +520,30 @@ def test_a_complete_run_that_starts_again_has_its_statistics(tmp_path):
     assert stats[0] == stats[1] and stats[1]["valid"]["vectors"] == 60
 
 
+def test_a_scaler_does_not_step_on_a_loss_that_is_not_finite():
+    """An all-padding batch has a NaN loss, but finite gradients."""
+
+    class Padded(toy.Toy):
+        def compute_forward(self, batch, stage):
+            self.is_padding = self.step == 3
+            return super().compute_forward(batch, stage)
+
+        def compute_objectives(self, output, batch, stage):
+            loss = super().compute_objectives(output, batch, stage)
+            return loss + torch.nan if self.is_padding else loss
+
+        def on_fit_batch_end(self, batch, outputs, loss, should_step):
+            weights = [p.detach().clone() for p in self.modules.parameters()]
+            self.seen.append((self.optimizer_step, weights))
+
+    brain = make(Padded, parts=modules())
+    brain.scaler, brain.seen = torch.amp.GradScaler("cpu"), []
+    brain.fit(range(1), batches(5), progressbar=False)
+    assert [step for step, _ in brain.seen] == [1, 2, 2, 3, 4]
+    assert all(map(torch.equal, brain.seen[1][1], brain.seen[2][1]))
+    assert brain.codebook_trainer.steps == 4
+
+
 def test_a_run_that_has_reached_its_steps_is_left_as_it_is(tmp_path):
     """Its epochs do not end before."""
     newest, validated = [], []
