@@ -222,6 +222,27 @@ def test_a_run_knows_its_corpus_wherever_it_lies(tmp_path, monkeypatch):
     assert load_card(tmp_path / "model").data.language == ["en"]
 
 
+def test_manifests_that_another_run_has_replaced_are_not_a_run_s(
+    tmp_path, monkeypatch
+):
+    run = start_run(tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    for split in ("train", "valid"):
+        shutil.copy("data/test.json", f"data/{split}.json")
+    Run.open(run).write_corpus()
+    assert [f.name for f in Run.open(run).manifest_folders()] == ["data"]
+    text = pathlib.Path("data/test.json").read_text()
+    pathlib.Path("data/test.json").write_text(text.replace("en", "fr"))
+    assert not [*Run.open(run).manifest_folders()]
+    assert Run.open(run).corpus.languages == ("en",)
+    # Nor does it go on with them.
+    with pytest.raises(ValueError, match="data has changed since the run"):
+        Run.open(run).write_corpus()
+    shutil.rmtree(run / "save")
+    Run.open(run).write_corpus()
+    assert Run.open(run).corpus.languages == ("fr",)
+
+
 def test_what_is_not_known_is_not_made_up(tmp_path, caplog):
     run, _ = write_run(tmp_path / "run")
     Run.open(run).write_corpus()

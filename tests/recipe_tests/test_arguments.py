@@ -184,6 +184,31 @@ def test_what_no_recipe_takes_is_refused(name, option, message, variant):
         load(variant.parent / f"{name}.yaml", option)
 
 
+PHONES = recipe_path("FestvoxRu/phone-recognition/hparams/train.yaml")
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("--not_phones=null", r"--not_phones=None: .* a list, such as \[SIL\]"),
+        ("--batch_size=null", "--batch_size needs a number, such as"),
+        ("--vq={reinit_schedule: {warmpu: 5}}", "Did you mean 'warmup'"),
+        ("--vq={reinit_schedule: 5}", "reinit_schedule takes changes as"),
+    ],
+)
+def test_values_of_other_types_are_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        parse(PHONES, "--data_folder=x", option)
+
+
+def test_folders_and_single_symbols_need_no_quotes():
+    values = parse(PHONES, "--data_folder=2024", "--not_phones=SP")[2]
+    assert '"2024"' in values.replace("'", '"')
+    assert load(PHONES, "--data_folder=x", "--not_phones=SP")["not_phones"] == [
+        "SP"
+    ]
+
+
 def test_the_limit_of_steps_is_a_number():
     _, options, _ = parse(UNITS, "--data_folder=x", "--optimizer_step_limit=5")
     assert options["optimizer_step_limit"] == 5
