@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 
 from speechbrain_vq.hub.folder import HPARAMS
 from speechbrain_vq.publish import Run
+from speechbrain_vq.recipe_files import dump, load
 
 # Hyperparameters that may change when a run resumes.
 FREE = {
@@ -32,7 +33,10 @@ def check_resume(hparams_file: str, overrides: str) -> None:
     checkpoints = pathlib.Path(hparams["save_folder"]).glob("CKPT*")
     if not (folder / HPARAMS).is_file() or next(checkpoints, None) is None:
         return
-    before, now = _values(Run.open(folder).hparams), _values(hparams)
+    recorded = Run.open(folder).hparams
+    # Other sections depend on keys that may change, such as the length.
+    sections = set(load(overrides) or ()) - {*FREE, *PLACES, "vq"}
+    before, now = (_values(v, sections) for v in (recorded, hparams))
     changed = [
         f"{key} was {before[key]}, now it is {now[key]}"
         for key in now
@@ -46,14 +50,16 @@ def check_resume(hparams_file: str, overrides: str) -> None:
         )
 
 
-def _values(values: dict[str, Any]) -> dict[str, Any]:
-    """Select a yaml's plain values, and its preset's relevant values."""
+def _values(values: dict[str, Any], sections: set[str]) -> dict[str, Any]:
+    """Select a yaml's plain values, those of the preset, and given sections."""
     plain = {
         key: value
         for key, value in values.items()
         if isinstance(value, str | int | float | list | None)
         and key not in (*FREE, *PLACES, "__set_seed")
     }
+    for key in sections & values.keys() - plain.keys():
+        plain[key] = dump(values[key]).strip()
     preset = values.get("vq") or {}
     return plain | {f"vq[{key}]": _plain(preset[key]) for key in preset}
 

@@ -51,11 +51,24 @@ def test_the_same_run_goes_on(begun, overrides):
         ("size: 9\n", "size was 8, now it is 9; double was 16"),
         ("vq: {reservoir_size: 7}\n", "vq.reservoir_size. was 99"),
         ("vq: {reinit_schedule: {every: 3}}\n", "vq.reinit_schedule. was"),
+        ("layer: {out_features: 3}\n", "layer was"),
+        ("layer: !new:torch.nn.Identity\n", "layer was"),
     ],
 )
 def test_another_run_is_refused(begun, overrides, told):
     with pytest.raises(ValueError, match=f"other settings: {told}"):
         check(begun, overrides)
+
+
+@pytest.mark.parametrize(
+    "override", ["layer: {out_features: 3}", "layer: !new:torch.nn.Identity"]
+)
+def test_the_same_change_of_a_section_goes_on(begun, override):
+    with open(begun / "train.yaml", encoding="utf-8") as file:
+        text = f"output_folder: {begun}\n{override}\n"
+        kept = resolve_references(file, text).read()
+    (begun / "hyperparams.yaml").write_text(kept)
+    check(begun, f"{override}\n")
 
 
 def test_where_nothing_was_kept_nothing_is_refused(begun):
