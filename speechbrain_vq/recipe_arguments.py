@@ -63,6 +63,12 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if value is not None and name.endswith("_folder"):
             options[name] = str(value)  # A folder may be named 2024.
         _check_value(name, options[name], defaults[name])
+    changes = options.get("vq")
+    for name in changes if isinstance(changes, dict) else ():
+        default = defaults.get(name)
+        # A key such as reinit_schedule may refer to the preset.
+        if name in defaults and "<vq[" not in getattr(default, "value", ""):
+            raise ValueError(f"--vq: {name} is an option of its own, --{name}.")
     for name, default in defaults.items():
         tag = getattr(getattr(default, "tag", None), "value", None)
         if tag == "!PLACEHOLDER" and name not in options:

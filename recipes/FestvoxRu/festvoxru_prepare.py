@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 VOICE = "msu_ru_nsh_clunits"
 TEXTS = "etc/txt.done.data"
+# File with name and size of the package that was unpacked.
+PACKAGE = "package.txt"
 WANTED = re.compile(
     rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
 )
@@ -219,7 +221,9 @@ def _read_labels(path: pathlib.Path) -> list[list]:
 
 def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
     """Unpack wav, lab and texts of a package, all of them or none."""
-    if voice.is_dir():
+    mark = f"{package.name} {package.stat().st_size}\n"
+    place = voice / PACKAGE
+    if voice.is_dir() and (not place.is_file() or place.read_text() == mark):
         return voice
     logger.info("Unpacking %s to %s", package, voice)
     for old in voice.parent.glob(f".{VOICE}.partial-*"):
@@ -229,4 +233,5 @@ def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
             (partial / part).mkdir()
         unpack(package, WANTED, partial)
         _check_parts(partial)
+        (partial / PACKAGE).write_text(mark)
     return voice

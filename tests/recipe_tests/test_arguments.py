@@ -68,7 +68,7 @@ def test_a_recipe_takes_every_preset(name):
 
 
 def test_a_preset_that_a_quantizer_has_no_use_for_is_refused():
-    with pytest.raises(ValueError, match="cannot use .* num_codebooks=2"):
+    with pytest.raises(ValueError, match="num_codebooks is an option of its"):
         load(CIFAR10, "--vq={num_codebooks: 2}")
     for name in COMPOSED:
         with pytest.raises(ValueError, match="cannot use .* num_codebooks=2"):
@@ -76,7 +76,7 @@ def test_a_preset_that_a_quantizer_has_no_use_for_is_refused():
     with pytest.raises(ValueError, match="composition='residual'"):
         load(CIFAR10, "--preset=ema", "--vq={composition: residual}")
     # What it takes may be changed there, and all of it elsewhere.
-    images = load(CIFAR10, "--vq={norm: null, num_codebooks: 1}")["quantizer"]
+    images = load(CIFAR10, "--vq={norm: null}")["quantizer"]
     assert images.norm is None and images.num_codebooks == 8
     changes = "--vq={num_codebooks: 3, composition: residual}"
     units = load(UNITS, "--data_folder=x", changes)["quantizer"]
