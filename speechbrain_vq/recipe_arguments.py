@@ -58,7 +58,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
             )
         if value is None and isinstance(defaults[name], bool):
             options[name] = True
-        if isinstance(value, str) and isinstance(defaults[name], list):
+        if isinstance(value, str) and _is_list(defaults[name]):
             options[name] = [value]
         if value is not None and name.endswith("_folder"):
             options[name] = str(value)  # A folder may be named 2024.
@@ -162,10 +162,16 @@ _COUNT = re.compile(
 )
 
 
+def _is_list(value) -> bool:
+    """Return whether a value is a list, and not the arguments of a tag."""
+    tag = getattr(getattr(value, "tag", None), "value", None)
+    return isinstance(value, list) and tag is None
+
+
 def _check_value(name: str, value, default) -> None:
     """Raise ValueError if a key with a numeric default has a value that is not
     a number or is out of range."""
-    if isinstance(default, list) and not isinstance(value, list):
+    if _is_list(default) and not isinstance(value, list):
         raise ValueError(
             f"--{name}={value}: {name} must be a list, such as "
             f"[{', '.join(map(str, default)) or 'A, B'}]."

@@ -108,7 +108,9 @@ class TokenFile:
 
     def _match(self, manifest):
         """Return the names of the utterances of each (id, path) in the file."""
-        by_path, by_stem, files = (collections.defaultdict(set) for _ in "123")
+        by_path, by_stem, files = (
+            collections.defaultdict(set) for _ in range(3)
+        )
         for name, entry in manifest.items():
             by_path[_resolved(entry["wav"])].add(name)
             by_stem[pathlib.Path(entry["wav"]).stem].add(name)
@@ -161,10 +163,9 @@ def _slack(number):
 
 def _compare(line, fingerprint, first):
     """Raise ValueError if the model of a line is not that of earlier lines."""
+    width = line.tokens.shape[1] if len(line.tokens) else None
     values = {
-        "the number of codebooks": line.tokens.shape[1]
-        if len(line.tokens)
-        else None,
+        "the number of codebooks": width,
         '"codebook_size"': line.codebook_size,
         '"fingerprint"': fingerprint,
         '"token_rate"': line.token_rate,

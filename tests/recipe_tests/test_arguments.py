@@ -204,9 +204,12 @@ def test_values_of_other_types_are_refused(option, message):
 def test_folders_and_single_symbols_need_no_quotes():
     values = parse(PHONES, "--data_folder=2024", "--not_phones=SP")[2]
     assert '"2024"' in values.replace("'", '"')
-    assert load(PHONES, "--data_folder=x", "--not_phones=SP")["not_phones"] == [
-        "SP"
-    ]
+    values = load(PHONES, "--data_folder=x", "--not_phones=SP")
+    assert values["not_phones"] == ["SP"]
+    # The default is the list of arguments of an !apply.
+    asr = recipe_path("MiniSpeech/asr-on-tokens/hparams/train.yaml")
+    options = "--data_folder=x", "--tokenizer=lab/units"
+    assert parse(asr, *options)[2].count("tokenizer: lab/units\n") == 1
 
 
 def test_the_limit_of_steps_is_a_number():

@@ -174,4 +174,7 @@ def test_command_line(model, data, tmp_path):
     other = shutil.copytree(model, tmp_path / "other")
     for change in ({"tokenizer": other}, {"input": "features"}):
         result = run_recipe(tmp_path, RECIPE, **options | change)
-        assert result.returncode and "another --out" in result.stderr
+        assert (
+            result.returncode
+            and "another folder (--output_folder)" in result.stderr
+        )
