@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import inspect
+import json
 import pydoc
 import re
 import sys
@@ -129,6 +130,13 @@ def split_arguments(argv: list[str]) -> tuple[str, dict, dict]:
             f"{lines} is not valid yaml: {one_line(error)}{hint}"
         ) from error
     return yaml, run_opts, options
+
+
+def format_option(name: str, value) -> str:
+    """Format an option of a recipe. A path is quoted, since values are yaml: a
+    folder may be named "run #2", or 2024."""
+    value = json.dumps(str(value)) if isinstance(value, Path) else value
+    return f"--{name}={value}"
 
 
 def _run_options() -> type:

@@ -7,7 +7,6 @@ and the number of steps by the amount of audio, and runs the recipe's train.py,
 which finally writes a report. Further arguments go to the recipe.
 """
 
-import json
 import logging
 import math
 import pathlib
@@ -33,7 +32,11 @@ from speechbrain_vq.dataio.manifests import (
     read_manifest,
 )
 from speechbrain_vq.inference.interfaces import check_device
-from speechbrain_vq.recipe_arguments import parse_arguments, split_arguments
+from speechbrain_vq.recipe_arguments import (
+    format_option,
+    parse_arguments,
+    split_arguments,
+)
 from speechbrain_vq.recipe_files import FOLDER_RECIPES, load
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.recipes.common.runs import CONSOLE, hold
@@ -110,11 +113,7 @@ def main(argv: list[str]) -> None:
         chosen |= choose(seconds, pathlib.Path(script).parent.name)
         steps = given.get("number_of_steps", chosen["number_of_steps"])
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
-    added = [
-        f"--{k}={json.dumps(str(v)) if isinstance(v, pathlib.Path) else v}"
-        for k, v in chosen.items()
-        if k not in given
-    ]
+    added = [format_option(k, v) for k, v in chosen.items() if k not in given]
     arguments = [yaml, *added, *options]
     sys.argv = [script, *arguments]
     if if_main_process():

@@ -146,8 +146,7 @@ def evaluate(source, out, report, abx, strict, engine, **options) -> None:
         from speechbrain_vq.evaluation import write_report
         from speechbrain_vq.evaluation.report import as_text
 
-    written = "No results were written."
-    with clean_errors(f"Interrupted. {written}"):
+    with clean_errors("Interrupted. No results were written."):
         runner = open_engine(engine, options)
         evaluation = run(source, progress=True, engine=runner, **options)
     click.echo(as_text(evaluation), nl=False)

@@ -1,6 +1,5 @@
 """Verbs that train a model."""
 
-import json
 import logging
 import pathlib
 import re
@@ -13,7 +12,7 @@ import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.manifests import write_json
-from speechbrain_vq.recipe_arguments import parse_arguments
+from speechbrain_vq.recipe_arguments import format_option, parse_arguments
 from speechbrain_vq.recipe_files import (
     folder_recipe,
     recipe_names,
@@ -155,7 +154,7 @@ def train(
     if is_folder:
         folder = pathlib.Path(source).resolve()
         out = out or pathlib.Path("results", folder.name)
-        data = [f"--data_folder={json.dumps(str(source))}"]
+        data = [format_option("data_folder", pathlib.Path(source))]
         if any(re.match("--data[-_]folder\\b", arg) for arg in context.args):
             raise click.UsageError(
                 f"The data is the folder {source}: leave --data_folder out, or "
@@ -167,10 +166,7 @@ def train(
         "output_folder": out,
     }
     arguments = [
-        # Quoted, as a yaml value: a folder may be named "run #2", or 2024.
-        f"--{k}={json.dumps(str(v)) if k == 'output_folder' else v}"
-        for k, v in options.items()
-        if v is not None
+        format_option(k, v) for k, v in options.items() if v is not None
     ]
     arguments = [str(yaml), *arguments, *context.args]
     parse_arguments([*arguments, *data])

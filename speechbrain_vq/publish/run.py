@@ -206,8 +206,9 @@ class Run:
 
     def manifest_folders(self) -> Iterator[pathlib.Path]:
         """Yield the folders in the yaml that may contain the manifests."""
+        expected = self._digest
         for path in self._folders():
-            if self._digest in (None, manifests_digest(path)):
+            if expected in (None, manifests_digest(path)):
                 yield path
 
     @property

@@ -103,9 +103,8 @@ class VQMixin(SkipMixin, ResumeMixin):
         self._start("valid")
         self._attached, self._epochs = False, _length(epoch_counter)
         waits = reported_waits(lambda: (self.step, self.optimizer_step))
-        epochs = self._epochs_from(epoch_counter)
         with waits, _named_sizes(self):
-            super().fit(epochs, train_set, *args, **kwargs)
+            super().fit(epoch_counter, train_set, *args, **kwargs)
         if self._attached:  # False with test_only
             self._stats = self.vq_stats  # Before evaluate() resets the counts
 
@@ -164,9 +163,9 @@ class VQMixin(SkipMixin, ResumeMixin):
         if self.checkpointer is not None:
             TrainerState(self).join(self.checkpointer)
 
-    def _epochs_from(self, epoch_counter):
+    def _epochs_left(self, epoch_counter):
         """Yield the epochs, and restart the usage counts for each."""
-        for epoch in self._epochs_left(epoch_counter):
+        for epoch in super()._epochs_left(epoch_counter):
             _require_super(self, self._attached, "on_fit_start()")
             self._eval_stage = "valid"  # evaluate() may have been called
             if self.step == 0:  # Unless the epoch was resumed
