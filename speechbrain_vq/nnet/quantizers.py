@@ -205,7 +205,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         # the flag into copies and files, and is averaged like any weight.
         self._bypass = False
         self.register_buffer("in_warmup", torch.zeros((), dtype=torch.float32))
-        self._last_version = self._warmup_version()
         # Until the first training batch, whether k-means was asked for; and
         # whether the codebook still needs it.
         self._starts_by_kmeans = self._needs_kmeans = codebook_init == "kmeans"
@@ -288,12 +287,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def bypass(self) -> bool:
         """Whether the quantizer is in its warm-up, without quantization. Set by
         ``CodebookTrainer``."""
-        # Copying or averaging weights sets only the buffer. Reading it from a
-        # GPU requires a sync, so it is read only if it may have changed.
-        on_cpu = self.in_warmup.device.type == "cpu"
-        if not self.training and (
-            on_cpu or self._warmup_version() != self._last_version
-        ):
+        # Copying or averaging weights sets only the buffer, which is read where
+        # the sync that a GPU needs for it does not slow down training.
+        if not self.training:
             self._read_warmup()
         return self._bypass
 
@@ -302,7 +298,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if value != self._bypass:
             self._bypass = value
             self.in_warmup.fill_(float(value))
-            self._last_version = self._warmup_version()
 
     def _read_warmup(self) -> None:
         """Set ``_bypass`` from the buffer, if its value can be read."""
@@ -313,12 +308,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         value = float(flag)
         if not 0 <= value <= 1:  # Uninitialized memory
             value = float(flag.zero_())
-        self._bypass, self._last_version = value > 0.5, self._warmup_version()
-
-    def _warmup_version(self) -> tuple[int, int]:
-        """Identity of the buffer, and number of writes to it."""
-        flag = self.in_warmup
-        return id(flag), 0 if flag.is_inference() else flag._version
+        self._bypass = value > 0.5
 
     def forward(
         self,
