@@ -140,16 +140,10 @@ class VoiceConverter(VQTokenizer):
 
     def _voice(self, target):
         if self.speakers:
-            if target in self.speakers:
-                with self.autocast():
-                    return self.mods.speaker([target]).float()
-            message = unknown_speaker(target, self.speakers)
-            if pathlib.Path(target).is_file():
-                message = (
-                    f"{target} is a recording, but this model has a speaker "
-                    f"table and takes only names in it. {message}"
-                )
-            raise ValueError(message)
+            if target not in self.speakers:
+                raise ValueError(unknown_speaker(target, self.speakers))
+            with self.autocast():
+                return self.mods.speaker([target]).float()
         if not pathlib.Path(target).exists():
             raise ValueError(
                 f"There is no recording {target}. This model has no named "

@@ -5,7 +5,6 @@ import logging
 import os
 import pathlib
 import signal
-import tempfile
 
 import numpy as np
 import pytest
@@ -44,19 +43,6 @@ def files(tmp_path):
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "stream.flac").write_bytes(unknown_length(whole))
     return tmp_path
-
-
-def test_files_without_a_name_are_read(files):
-    expected = read_audio(files / "good.wav", RATE)
-    content = (files / "good.wav").read_bytes()
-    with (
-        tempfile.TemporaryFile() as numbered,
-        tempfile.SpooledTemporaryFile() as nameless,
-    ):
-        for file in (numbered, nameless):
-            file.write(content)
-        for source in (numbered, nameless, os.fsencode(files / "good.wav")):
-            assert torch.equal(read_audio(source, RATE), expected)
 
 
 def test_a_fork_during_the_decoding_of_mp3_keeps_its_stderr(capfd):

@@ -158,8 +158,7 @@ def test_a_table_knows_names_and_hears_nothing(load, folder, tmp_path):
     with pytest.raises(ValueError, match="'p22'. .*Known: p225, p226, s5"):
         converter.voice("p22")
     paths = folder / "a.wav", folder / "b.wav", tmp_path / "o.wav"
-    message = "b.wav is a recording, but .* table.*Known: p225"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="b.wav.*Known: p225"):
         converter.convert_file(*paths)
     # In the average voice.
     wavs = read_audio(folder / "a.wav", 16000).unsqueeze(0)
@@ -299,7 +298,6 @@ def test_the_command(models, load, folder, tmp_path):
     for target, name, message in (
         ("s5", "o.wav", "the name of one file"),
         ("s5", "o.FLAC", "the name of one file"),
-        ("s5", "o.m4a", "the name of one file"),
         ("nobody", "no", "Known: p225, p226, s5"),
     ):
         options = f"--target={target}", "--out", tmp_path / name
