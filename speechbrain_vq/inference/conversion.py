@@ -167,16 +167,16 @@ def convert_files(
     ``target`` is the argument of ``VoiceConverter.voice``. For a single file,
     ``output`` may also be ``NAME.wav``.
     """
-    target = listed(target)
     voice = converter.voice(target)
-
-    def convert(path, wav_file):
-        """Convert one file."""
-        _check_not_overwritten(target, wav_file)
-        converter.convert_file(path, voice, wav_file)
-
     made_by = converter.made_by(_expand_voices(voice, 1))
-    return process_files(places, output, convert, made_by, overwrite, progress)
+    return process_files(
+        places,
+        output,
+        lambda path, wav_file: converter.convert_file(path, voice, wav_file),
+        made_by,
+        overwrite,
+        progress,
+    )
 
 
 def _expand_voices(voices, number):

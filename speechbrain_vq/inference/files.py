@@ -118,11 +118,6 @@ def _sources_by_output(files, output):
         if is_within and searched in output.resolve().parents:
             continue  # An output of an earlier run
         target = output if single else output / name.with_suffix(".wav")
-        if not single and target.parent.resolve() == path.resolve().parent:
-            raise ValueError(
-                f"The output for {path} would be among the recordings, as "
-                f"{target}: choose another folder."
-            )
         other = sources.setdefault(target, path)
         if other != path or target.resolve() == path.resolve():
             raise ValueError(

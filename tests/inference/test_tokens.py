@@ -389,7 +389,7 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
         (["deep", "deep/c.wav", "c.flac"], output),
     ):
         places = [folder / name for name in names]
-        with pytest.raises(ValueError, match="would (overwrite|be among)"):
+        with pytest.raises(ValueError, match="would overwrite"):
             reconstruct_files(places, tokenizer, where)
 
 
