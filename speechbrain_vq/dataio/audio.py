@@ -240,7 +240,7 @@ def _open(source, check=True):
             data.seek(0)
         if is_path:
             source = any_name(source)
-        with quiet(head not in _NOT_MP3):
+        with quiet(name.endswith(".mp3") or head not in _NOT_MP3):
             file = _Forward(source)
         with file:
             # A damaged header may state an absurd rate, whose resampling filter

@@ -153,10 +153,9 @@ def _warn_of_labels(path, items):
         (differing, "have other labels than an earlier one of the same file"),
     ):
         if names:
-            logger.warning(
-                f"%s: %d of %d items {problem}: %s",
-                *(path, len(names), len(items), first_names(names)),
-            )
+            count = f"{len(names)} of {len(items)} items"
+            first = first_names(names)
+            logger.warning("%s: %s %s: %s", path, count, problem, first)
 
 
 def _without_duplicates(pairs):

@@ -71,7 +71,7 @@ def test_recordings_of_people_are_not_passed_on_unasked(tmp_path):
     write_minispeech(run, corpus="audio")
     model = export_pretrained(run, tmp_path / "model")
     assert {path.name for path in model.iterdir()} == ALWAYS
-    assert {p.name for p in tmp_path.iterdir()} == {"run", "new", "model"}
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "model"}
     wav = tmp_path / "mine.wav"
     soundfile.write(wav, torch.randn(24000, 2) / 10, 8000)
     model = export_pretrained(run, tmp_path / "model", example=wav)
