@@ -91,7 +91,7 @@ def tokenize(
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
-    with clean_errors(INTERRUPTED):
+    with clean_errors(_interrupted(overwrite)):
         runner = open_engine(engine, model)
         tokenizer = VQTokenizer.from_hparams(source, **model)
         result = tokenize_to(

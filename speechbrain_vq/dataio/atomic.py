@@ -2,11 +2,8 @@
 
 import contextlib
 import ctypes
-import datetime
-import hashlib
 import os
 import pathlib
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -26,11 +23,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     is deleted and the previous file is unchanged."""
     path = pathlib.Path(path)
     check_regular(path)
-    # Some writers infer the format from the suffix.
-    stem, suffix = short_name(path.stem), path.suffix
-    suffix = suffix if len(os.fsencode(suffix)) <= 20 else ""
     writer = f"{os.getpid()}-{threading.get_ident()}"
-    partial = path.with_name(f".{stem}.{writer}.partial{suffix}")
+    # File names have at most 255 bytes. Some writers infer the format from the
+    # suffix.
+    name = f".{path.stem[:50]}.{writer}.partial{path.suffix}"
+    partial = path.with_name(name)
     try:
         yield partial
         partial.replace(path)
@@ -45,38 +42,15 @@ def check_regular(path: pathlib.Path) -> None:
         raise FileExistsError(f"{path} exists and is not a regular file.")
 
 
-def short_name(name: str) -> str:
-    """Return a file name, or its hash if there is no room for a suffix: file
-    systems allow 255 bytes."""
-    encoded = os.fsencode(name)
-    return name if len(encoded) <= 200 else hashlib.sha256(encoded).hexdigest()
-
-
-@contextlib.contextmanager
-def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Create a folder and its parents. At the end, remove those that are new
-    and still empty."""
-    path = pathlib.Path(os.path.abspath(path))
-    created = [p for p in (path, *path.parents) if not p.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            for folder in created:
-                folder.rmdir()
-
-
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Replace a folder atomically, as ``replace_folder`` does. Yields an empty
     folder of the same name to fill."""
     path = pathlib.Path(os.path.abspath(path))
-    prefix = f".{short_name(path.name)}.partial-"
-    with (
-        made_folder(path.parent) as parent,
-        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch,
-    ):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.partial-", dir=path.parent
+    ) as scratch:
         partial = pathlib.Path(scratch, path.name)
         partial.mkdir()
         yield partial
@@ -126,31 +100,22 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
 
     The lock is a file next to it, ``.<name>.lock``, which the system unlocks
     when the process ends. On a file system without locks, delete it by hand
-    after a kill. If the lock is held, raises a BlockingIOError that names the
-    holder."""
+    after a kill. If the lock is held, raises a BlockingIOError."""
     path = pathlib.Path(path)
     # FileLock would report a read-only folder as a held lock.
     check_writable(path.parent)
-    hidden = path.with_name(f".{short_name(path.name)}")
-    lock, holder = FileLock(f"{hidden}.lock"), pathlib.Path(f"{hidden}.holder")
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = ""
-        with contextlib.suppress(OSError):
-            who = f" ({holder.read_text('utf-8')})"
         raise BlockingIOError(
-            f"{path} is being written by another process{who}: wait until it "
-            "has finished, or choose another output."
+            f"{path} is being written by another process: wait until it has "
+            "finished, or choose another output."
         ) from None
     try:
-        since = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-        who = f"{os.getpid()} on {socket.gethostname()}, since {since}"
-        holder.write_text(who, "utf-8")
         yield
     finally:
         # Windows cannot delete an open file, so an unlocked one remains there.
-        for file in (holder, lock.lock_file):
-            with contextlib.suppress(OSError):
-                os.unlink(file)
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
         lock.release()

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
-from .containers import AudioError, check_single, check_size
+from .containers import AudioError, check_ogg, check_size
 from .logs import few_warnings
 from .mp3 import quiet, with_length
 from .waveforms import any_name
@@ -172,9 +172,7 @@ def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
 def _name(source):
     """Return the name of a path or an open file for error messages."""
     is_path = isinstance(source, str | os.PathLike)
-    name = os.fspath(source) if is_path else getattr(source, "name", None)
-    # Temporary files have a number or None as name.
-    return name if isinstance(name, str) else "audio"
+    return str(source if is_path else getattr(source, "name", "audio"))
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
@@ -223,14 +221,10 @@ class _Forward(soundfile.SoundFile):
 def _open(source, check=True):
     """Open audio, and until it is closed, turn any failure to read it into an
     AudioError that names it."""
-    source = os.fsdecode(source) if isinstance(source, bytes) else source
     name, is_path = _name(source), isinstance(source, str | os.PathLike)
     try:
         if is_path and not os.path.exists(source):
             raise AudioError("there is no such file.")
-        if is_path and not os.path.isfile(source):
-            # Opening a pipe would block forever.
-            raise AudioError("cannot be read: it is not a regular file.")
         # A file that the caller opened stays open.
         null = contextlib.nullcontext(source)
         with open(source, "rb") if is_path else null as data:
@@ -241,8 +235,8 @@ def _open(source, check=True):
                 complete = with_length(content)
                 if complete is not content:
                     source, is_path = io.BytesIO(complete), False
-            elif check:
-                check_single(head, data)
+            elif check and head == b"OggS":
+                check_ogg(data)
             data.seek(0)
         if is_path:
             source = any_name(source)
@@ -421,11 +415,7 @@ def find_audio(
             f"There are no audio files in {', '.join(map(str, places))}: "
             f"none ends in {' '.join(sorted(audio_endings()))}."
         )
-    # A relative and an absolute path may refer to the same file.
-    unique = {}
-    for path in files:
-        unique.setdefault(os.path.abspath(path), path)
-    return {path: files[path] for path in unique.values()}
+    return files
 
 
 def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:

@@ -1,7 +1,6 @@
 """Detect audio files that are cut short or contain several recordings end to
 end. libsndfile reads the first part of such files without an error."""
 
-import math
 import os
 import re
 from typing import BinaryIO
@@ -33,11 +32,6 @@ _NO_CHUNK = re.compile(
 # sox writes this size if the true one is unknown; other programs write a larger
 # one.
 _UNKNOWN_SIZE = 0x7F000000
-# Formats in which all or most files begin with the same 8 bytes.
-_HEADS = (b"fLaC", b".snd", b"caff", b"RF64", b"riff", b"NIST")
-_NIST_COUNT = re.compile(
-    rb"^(?:sample_count|channel_count|sample_n_bytes) -i (\d+)", re.M
-)
 
 
 def check_size(notes: str) -> None:
@@ -59,49 +53,9 @@ def check_size(notes: str) -> None:
             )
 
 
-def check_single(head: bytes, data: BinaryIO) -> None:
-    """Raise an AudioError for an Ogg file that is cut short, and for recordings
-    joined end to end. ``head`` is the first four bytes of the file, and
-    ``data`` is positioned after them."""
-    joined = False
-    if head == b"OggS":
-        joined = _walk_ogg(data)
-    elif head == b"RIFF":
-        data.seek(8 + int.from_bytes(data.read(4), "little"))
-        joined = data.read(5).lstrip(b"\0").startswith(b"RIFF")
-    elif head in _HEADS:
-        start = data.read(4)
-        if head == b"NIST":
-            _check_nist(data)
-        joined = _contains(data, head + start)
-    if joined:
-        raise AudioError(JOINED)
-
-
-def _check_nist(data):
-    """Raise an AudioError for a SPHERE file that ends before its samples,
-    which libsndfile does not note. Seek to the end of its 1024-byte header."""
-    header = data.read(1024 - 8)
-    stated = math.prod(map(int, _NIST_COUNT.findall(header)))
-    actual = data.seek(0, os.SEEK_END) - 1024
-    # Audio with embedded compression is smaller; libsndfile does not read it.
-    if b"embedded" not in header and actual < stated:
-        raise AudioError(f"cut short, {actual} of {stated} bytes of audio.")
-    data.seek(1024)
-
-
-def _contains(data, pattern):
-    """Return whether the rest of a file contains a byte string."""
-    overlap = b""
-    while block := data.read(2**20):
-        if pattern in overlap + block:
-            return True
-        overlap = block[1 - len(pattern) :]
-    return False
-
-
-def _walk_ogg(data):
-    """Return whether one Ogg stream follows the end of another (RFC 3533)."""
+def check_ogg(data: BinaryIO) -> None:
+    """Raise an AudioError for an Ogg file that is cut short, or in which one
+    stream follows the end of another (RFC 3533)."""
     position, flags, ended = 0, 0, False
     while True:
         data.seek(position)
@@ -110,11 +64,10 @@ def _walk_ogg(data):
             break
         flags = header[5]
         if flags & 2 and ended:
-            return True
+            raise AudioError(JOINED)
         ended = ended or bool(flags & 4)
         segments = data.read(header[26])
         position += 27 + len(segments) + sum(segments)
     size = data.seek(0, os.SEEK_END)
     if position > size or not flags & 4:
         raise AudioError("cut short, its last page does not end the stream.")
-    return False

@@ -61,8 +61,7 @@ def read_json(path: PathLike, **options: Any) -> Any:
 def write_json(path: PathLike, content: Any, **options: Any) -> None:
     """Write a JSON file in UTF-8 atomically. ``options`` are passed to
     ``json.dumps``."""
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, **options) + "\n", "utf-8")
+    _write_text(path, json.dumps(content, **options) + "\n")
 
 
 def read_corpus(folder: PathLike) -> dict:
@@ -148,23 +147,15 @@ def _warn_of_labels(path, items):
             parts.append(name)
         elif labels_of.setdefault(item["wav"], labels) != labels:
             differing.append(name)
-    if parts:
-        logger.warning(
-            "%s: %d of %d items have a start, which is not read: each item is "
-            "its whole recording: %s",
-            *(path, len(parts), len(items), first_names(parts)),
-        )
-    if late:
-        logger.warning(
-            "%s: phones of %d of %d items end after the audio: %s",
-            *(path, len(late), len(items), first_names(late)),
-        )
-    if differing:
-        logger.warning(
-            "%s: %d of %d items have other labels than an earlier item of the "
-            "same recording: %s",
-            *(path, len(differing), len(items), first_names(differing)),
-        )
+    for names, problem in (
+        (parts, "have a start, which is not read: they are whole recordings"),
+        (late, "have phones that end after the audio"),
+        (differing, "have other labels than an earlier one of the same file"),
+    ):
+        if names:
+            count = f"{len(names)} of {len(items)} items"
+            first = first_names(names)
+            logger.warning("%s: %s %s: %s", path, count, problem, first)
 
 
 def _without_duplicates(pairs):
@@ -382,7 +373,7 @@ def write_corpus(
         _write_text(folder / "phones.item", items)
     else:
         (folder / "phones.item").unlink(missing_ok=True)
-    _write_text(folder / "corpus.json", json.dumps(corpus, indent=1) + "\n")
+    write_json(folder / "corpus.json", corpus, indent=1)
     parts = (
         f"{split} {duration(sum(utt['length'] for utt in part.values()))}"
         f" ({len(part)} utterance{'s' * (len(part) != 1)})"
@@ -402,7 +393,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def _write_text(path: pathlib.Path, text: str) -> None:
+def _write_text(path: PathLike, text: str) -> None:
     with atomic_write(path) as partial:
         partial.write_text(text, "utf-8", newline="\n")
 
@@ -438,14 +429,8 @@ class Item(NamedTuple):
 def read_items(path: PathLike) -> Iterator[Item]:
     """Read a ZeroSpeech item file, with the columns ``#file onset offset #phone
     prev-phone next-phone speaker``. A ValueError names a malformed line."""
-    with open(path, "rb") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                line = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(
-                    f"{path}, line {number}: it is not text in UTF-8."
-                ) from None
             fields = line.split()
             if not fields or line.startswith("#file"):
                 continue

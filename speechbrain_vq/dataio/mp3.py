@@ -59,18 +59,6 @@ def quiet(is_mp3: bool) -> Iterator[None]:
                 _quiet["stderr"] = None
 
 
-def _restore_after_fork() -> None:
-    """Restore stderr in a forked process, whose other threads are gone."""
-    if _quiet["stderr"] is not None:
-        os.dup2(_quiet["stderr"], 2)
-        os.close(_quiet["stderr"])
-    _quiet.update(lock=threading.Lock(), depth=0, stderr=None)
-
-
-if hasattr(os, "register_at_fork"):  # Not on Windows
-    os.register_at_fork(after_in_child=_restore_after_fork)
-
-
 def with_length(content: bytes) -> bytes:
     """Return the content of an MP3 file with the number of frames in its
     header, and without tags. Content that is not MP3 is returned unchanged.

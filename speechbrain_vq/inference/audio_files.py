@@ -90,11 +90,6 @@ class AudioFilesMixin:
         OSError
             If the output cannot be written.
         """
-        if isinstance(tokens, str | os.PathLike):
-            raise TypeError(
-                f"decode_file takes tokens, not the path {str(tokens)!r}: pass "
-                'the "tokens" of a line of the token file.'
-            )
         wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
         if len(wavs) != 1:
             raise ValueError(

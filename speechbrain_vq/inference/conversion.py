@@ -140,16 +140,10 @@ class VoiceConverter(VQTokenizer):
 
     def _voice(self, target):
         if self.speakers:
-            if target in self.speakers:
-                with self.autocast():
-                    return self.mods.speaker([target]).float()
-            message = unknown_speaker(target, self.speakers)
-            if pathlib.Path(target).is_file():
-                message = (
-                    f"{target} is a recording, but this model has a speaker "
-                    f"table and takes only names in it. {message}"
-                )
-            raise ValueError(message)
+            if target not in self.speakers:
+                raise ValueError(unknown_speaker(target, self.speakers))
+            with self.autocast():
+                return self.mods.speaker([target]).float()
         if not pathlib.Path(target).exists():
             raise ValueError(
                 f"There is no recording {target}. This model has no named "
@@ -173,16 +167,16 @@ def convert_files(
     ``target`` is the argument of ``VoiceConverter.voice``. For a single file,
     ``output`` may also be ``NAME.wav``.
     """
-    target = listed(target)
     voice = converter.voice(target)
-
-    def convert(path, wav_file):
-        """Convert one file."""
-        _check_not_overwritten(target, wav_file)
-        converter.convert_file(path, voice, wav_file)
-
     made_by = converter.made_by(_expand_voices(voice, 1))
-    return process_files(places, output, convert, made_by, overwrite, progress)
+    return process_files(
+        places,
+        output,
+        lambda path, wav_file: converter.convert_file(path, voice, wav_file),
+        made_by,
+        overwrite,
+        progress,
+    )
 
 
 def _expand_voices(voices, number):

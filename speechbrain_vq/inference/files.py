@@ -1,6 +1,5 @@
 """Process many audio files, and write a wav file for each."""
 
-import errno
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -8,7 +7,6 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import made_folder
 from speechbrain_vq.dataio.audio import audio_endings, find_audio
 from speechbrain_vq.dataio.waveforms import read_comment, with_source
 
@@ -79,21 +77,16 @@ def process_files(
     the latter with the comment ``made_by`` and the source.
     """
     sources = _sources_by_output(find_audio(places), pathlib.Path(output))
-    # `Path.exists` raises an error for a name that is too long.
-    existing = set(filter(os.path.exists, () if overwrite else sources))
-    for path in sorted(existing):
+    existing = [p for p in sources if p.exists() and not overwrite]
+    for path in existing:
         comment = read_comment(path)
-        if comment is None:
-            raise ValueError(
-                f"{path} exists, but is not an audio file. Choose another "
-                "folder (--out), or delete it."
-            )
         expected = with_source(made_by, sources[path])
         # Version 0.1 did not state the source.
         if comment not in ("", made_by, expected):
             raise ValueError(
-                f"{path} was made by {comment}, not by {expected}. Choose "
-                "another folder (--out), or overwrite it (--overwrite)."
+                f"{path} was made by {comment or 'another program'}, not by "
+                f"{expected}. Choose another folder (--out), or overwrite it "
+                "(--overwrite)."
             )
     bad = {}
     for target, path in tqdm(
@@ -101,13 +94,9 @@ def process_files(
     ):
         if target in existing:
             continue
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with made_folder(target.parent):
-                write(path, target)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            bad[str(path)] = f"{path}: name too long for {target}."
+            write(path, target)
         except ValueError as error:
             named = str(error).startswith(str(path))
             bad[str(path)] = str(error) if named else f"{path}: {error}"
@@ -117,9 +106,7 @@ def process_files(
 def _sources_by_output(files, output):
     """Map the wav files to write to their audio files."""
     sources = {}
-    # Include formats that cannot be written: they raise the proper error later.
-    known = audio_endings() | {".raw", ".m4a", ".mp4"}
-    single = output.suffix.lower() in known and not output.is_dir()
+    single = output.suffix.lower() in audio_endings() and not output.is_dir()
     if single and len(files) > 1:
         raise ValueError(
             f"{output} is the name of one file, but there are {len(files)} to "
@@ -131,11 +118,6 @@ def _sources_by_output(files, output):
         if is_within and searched in output.resolve().parents:
             continue  # An output of an earlier run
         target = output if single else output / name.with_suffix(".wav")
-        if not single and target.parent.resolve() == path.resolve().parent:
-            raise ValueError(
-                f"The output for {path} would be among the recordings, as "
-                f"{target}: choose another folder."
-            )
         other = sources.setdefault(target, path)
         if other != path or target.resolve() == path.resolve():
             raise ValueError(

@@ -14,7 +14,6 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.run_opts import RunOptions
 
-from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import HPARAMS, commit_of, copy_folder
 from speechbrain_vq.hub.load import load_folder
@@ -78,16 +77,9 @@ class VQPretrained(Pretrained):
         self._check_has("modules", self.MODULES_NEEDED, modules)
         self._check_has("keys", self.HPARAMS_NEEDED, hparams)
         # Pass SpeechBrain's defaults, as Pretrained would read the yaml's.
-        defaults, given = dict(RunOptions()), _mapping(run_opts)
-        for key in set(given) - set(defaults):
-            raise ValueError(
-                f"SpeechBrain has no run option {key!r}."
-                f"{suggestion(str(key), defaults)}"
-            )
-        run_opts = RunOptions.from_dictionary({**defaults, **given})
+        options = {**RunOptions(), **(run_opts or {})}
+        run_opts = RunOptions.from_dictionary(options)
         check_device(run_opts["device"])
-        # Pretrained would use the yaml's entry as the audio normalizer.
-        hparams = {k: v for k, v in hparams.items() if k != "audio_normalizer"}
         super().__init__(modules, hparams, run_opts, freeze_params)
         halves = {self.precision, self.eval_precision} - {"fp32"}
         name = halves.pop() if halves else "fp32"
@@ -176,7 +168,11 @@ subfolder
             subfolder=subfolder,
             trust_remote_code=trust_remote_code,
         )
-        run_opts = _run_options(run_opts, device, dtype)
+        run_opts = dict(run_opts or {})
+        if device is not None:
+            run_opts["device"] = str(device)
+        if dtype is not None:
+            run_opts["eval_precision"] = PRECISIONS.get(dtype, dtype)
         hparams = load_folder(folder, overrides, trust_remote_code)
         try:
             model = cls(hparams["modules"], hparams, run_opts, freeze_params)
@@ -283,48 +279,11 @@ subfolder
         return self
 
 
-def _run_options(run_opts, device, dtype):
-    """Merge ``device`` and ``dtype`` into the run options."""
-    names = {str(dtype): name for dtype, name in PRECISIONS.items()}
-    name = str(dtype).removeprefix("torch.")
-    precision = dtype and names.get(f"torch.{name}", name)
-    if precision not in (None, *names.values()):
-        raise ValueError(
-            f"dtype is {dtype!r}: give {', '.join(names.values())}, or "
-            f"{', '.join(names)}."
-        )
-    options, default = _mapping(run_opts), RunOptions()
-    device = None if device is None else str(device)
-    for key, value in (("device", device), ("eval_precision", precision)):
-        if value is None:
-            continue
-        if options.get(key) not in (None, value, default[key]):
-            raise ValueError(
-                f"{key} is given twice, as {value!r} and in run_opts as "
-                f"{options[key]!r}: leave one out."
-            )
-        options[key] = value
-    return options
-
-
-def _mapping(run_opts):
-    """Return run options as a dict. Raises TypeError if that is impossible."""
-    try:
-        return dict(run_opts or {})
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"run_opts is {run_opts!r}: give a dict of options, such as "
-            '{"device": "cpu"}.'
-        ) from None
-
-
 def check_device(device: str | torch.device | None) -> None:
     """Raise ValueError if a device does not exist."""
     if device is None:
         return
     try:
-        if torch.device(device).type == "meta":
-            raise RuntimeError("it has no memory")
         torch.empty(0, device=torch.device(device))
     # PyTorch built without support for the device raises an AssertionError.
     except (RuntimeError, AssertionError) as error:

@@ -60,11 +60,6 @@ class PartsMixin:
                 raise FileNotFoundError(f"No vocoder '{vocoder}'.{hint}")
             vocoder = load_vocoder(vocoder, **options)
         if vocoder is not None:
-            if not isinstance(vocoder, MelVocoder | UnitVocoder):
-                raise ValueError(
-                    f"{vocoder!r} is not a vocoder: give a folder, a model on "
-                    "the Hub, or the result of load_vocoder."
-                )
             vocoder.check(self)
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder

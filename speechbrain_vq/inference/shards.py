@@ -21,7 +21,7 @@ import pyarrow.parquet
 from datasets import Features, Sequence, Value, load_from_disk
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
+from speechbrain_vq.dataio.atomic import exclusive
 from speechbrain_vq.dataio.audio import (
     AudioError,
     cell_source,
@@ -37,7 +37,7 @@ from speechbrain_vq.dataio.logs import few_warnings
 from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
-from .token_files import any_newer, check_model, describe_model, without_text
+from .token_files import check_model, describe_model, without_text
 from .tokenizer import VQTokenizer
 
 # Audio column of a data set.
@@ -121,10 +121,9 @@ def tokenize_shards(
     ``datasets.load_dataset("parquet", data_dir=output)``.
 
     Rows of a data set keep their other columns. Another run with the same
-    output keeps complete shards, and adds audio that is not in them. With
-    ``overwrite``, new shards are collected in the folder ``.replacement``, and
-    replace the old ones once all are written. Tokens do not depend on the
-    engine or on interruptions.
+    output keeps complete shards, and adds audio that is not in them, unless
+    ``overwrite`` is set. Tokens do not depend on the engine or on
+    interruptions.
 
     Arguments
     ---------
@@ -139,8 +138,7 @@ def tokenize_shards(
     Raises
     ------
     ValueError
-        If a data set has no column ``audio``, or two places have different
-        columns.
+        If a data set has no column ``audio``.
     """
     check_seconds("batch_seconds", batch_seconds)
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
@@ -152,7 +150,8 @@ def tokenize_shards(
         if not tables:
             raise
         paths = []
-    with made_folder(output), exclusive(output):
+    output.mkdir(parents=True, exist_ok=True)
+    with exclusive(output):
         # Remove scratch folders of earlier runs, so that workers left over from
         # those runs cannot complete a shard.
         for path in output.glob(".tokenize-*"):
@@ -160,22 +159,20 @@ def tokenize_shards(
         with tempfile.TemporaryDirectory(
             prefix=".tokenize-", dir=output, ignore_cleanup_errors=True
         ) as scratch:
-            model = describe_model(tokenizer)
-            earlier = _read_shards(output, None if overwrite else model)
-            # Keep earlier shards until all of their replacements exist.
-            folder = output / ".replacement" if overwrite else output
-            rows, unreadable = _rows_of(tables, folder)
-            finished = earlier
+            rows, unreadable = _rows_of(tables, output)
+            finished = _read_shards(output)
             if overwrite:
-                finished = _resumed(folder, rows, paths, model)
-            done, files, bad = _files_of(paths, finished, folder, batch_seconds)
+                for path in finished:
+                    path.unlink()
+                finished = {}
+            for path, notes in finished.items():
+                check_model(notes, path, describe_model(tokenizer))
+            done, files, bad = _files_of(paths, finished, output, batch_seconds)
             bad |= unreadable
             jobs = [
                 Shard(target, pathlib.Path(scratch), audio, batch_seconds)
                 for target, audio in {**rows, **files}.items()
             ]
-            _check_columns(tokenizer, jobs, finished)
-            folder.mkdir(exist_ok=True)
             if engine is None:
                 results = (write_shard(tokenizer, job) for job in jobs)
             else:
@@ -186,11 +183,6 @@ def tokenize_shards(
             ):
                 done += number
                 bad |= left_out
-            if overwrite:
-                new = [p.replace(output / p.name) for p in folder.iterdir()]
-                for path in earlier.keys() - set(new) if new else ():
-                    path.unlink()
-                folder.rmdir()
     return FileResults(done, bad)
 
 
@@ -294,23 +286,6 @@ def _columns(tokenizer, audio):
     return Features(columns).arrow_schema
 
 
-def _check_columns(tokenizer, jobs, finished):
-    """Raise ValueError if `datasets` could not load the shards together."""
-    shard = next(iter(finished), None)
-    known = {shard: pyarrow.parquet.read_schema(shard)} if finished else {}
-    for job in jobs:
-        is_rows = isinstance(job.audio, Rows)
-        place = job.audio.path if is_rows else "Audio files"
-        if place not in known:
-            known[place] = _columns(tokenizer, job.audio)
-            first, columns = next(iter(known.items()))
-            if not columns.equals(known[place]):
-                raise ValueError(
-                    f"{place} would have other columns than {first}: choose a "
-                    "separate output for each."
-                )
-
-
 def _rows_of(tables, output):
     """Return the rows of data sets by shard path, and the reasons for
     unreadable data sets by path."""
@@ -330,7 +305,7 @@ def _rows_of(tables, output):
             )
         absolute = os.path.abspath(path).encode()
         digest = hashlib.sha256(absolute).hexdigest()[:12]
-        stem = short_name(pathlib.Path(path).stem)
+        stem = pathlib.Path(path).stem
         for rows in parts:
             name = f"rows-{stem}-{digest}-{rows.start:09d}.parquet"
             shards[output / name] = rows
@@ -347,37 +322,14 @@ def _unreadable(path):
         raise AudioError(f"{path}: cannot be read: {reason}") from error
 
 
-def _resumed(folder, rows, paths, model):
-    """Return the shards of an interrupted replacement. Remove them if they are
-    from another model, or if their audio has changed or is not replaced."""
-    places = {*paths, *(part.path for part in rows.values())}
-    with contextlib.suppress(OSError, ValueError):
-        shards = _read_shards(folder, model)
-        files = [shard for shard in shards if shard.name.startswith("files-")]
-        if (
-            shards
-            and not any_newer(places, min(shards, key=os.path.getmtime))
-            and shards.keys() - files <= rows.keys()
-            and all(_paths_in(shard) <= places for shard in files)
-        ):
-            return shards
-    shutil.rmtree(folder, ignore_errors=True)
-    return {}
-
-
-def _paths_in(shard):
-    """Return the audio files in a shard."""
-    column = pyarrow.parquet.read_table(shard, columns=["path"])["path"]
-    return set(column.to_pylist())
-
-
 def _files_of(paths, finished, output, batch_seconds):
     """Return the number of finished files, the seconds of the others by shard
     path, and the reasons for unreadable files by path."""
     done, tried, number = set(), set(), 0
     for shard, notes in finished.items():
         if shard.name.startswith("files-"):
-            done |= _paths_in(shard)
+            column = pyarrow.parquet.read_table(shard, columns=["path"])["path"]
+            done |= set(column.to_pylist())
             tried |= notes["left_out"].keys()
             number = max(number, int(shard.stem.removeprefix("files-")) + 1)
     missing = [path for path in paths if path not in done]
@@ -398,9 +350,9 @@ def _files_of(paths, finished, output, batch_seconds):
     return len(paths) - len(missing), shards, bad | not_utf8
 
 
-def _read_shards(output, model):
+def _read_shards(output):
     """Return the notes in the shards of a folder. Raises FileExistsError if it
-    has other contents, and ValueError if a shard is from another model."""
+    has other contents."""
     paths = [path for path in output.iterdir() if path.name[0] != "."]
     others = [p for p in paths if p.suffix != ".parquet" or not p.is_file()]
     if others:
@@ -408,10 +360,7 @@ def _read_shards(output, model):
             f"{output} has other files, such as {others[0].name}: choose "
             "another folder."
         )
-    shards = {path: _read_notes(path) for path in sorted(paths)}
-    for path, notes in shards.items() if model else ():
-        check_model(notes, path, model)
-    return shards
+    return {path: _read_notes(path) for path in sorted(paths)}
 
 
 def _read_notes(shard):

@@ -9,10 +9,8 @@ the number of codebooks if not all are used), ``precision`` and
 
 import contextlib
 import json
-import logging
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -21,8 +19,6 @@ from datasets import Dataset
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
 
 from .tokenizer import VQTokenizer
-
-logger = logging.getLogger(__name__)
 
 _REMEDY = "Choose another output file, or overwrite this one."
 # Keys besides "tokens" that the package requires in its own token files.
@@ -51,24 +47,13 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     TokenFileError
         If the file is not a token file; the message names the line.
     """
-    if pathlib.Path(path).is_dir():
-        raise TokenFileError(
-            f"{path} is a folder: read it with datasets.load_from_disk."
-        )
     if pathlib.Path(path).suffix == ".npz":
         yield from _read_npz(path)
         return
     with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
-            if text.isspace():
-                continue
-            try:
+            if not text.isspace():
                 yield read_line(text, path, number)
-            except TokenFileError:
-                # Killed runs of version 0.1 left an incomplete last line.
-                if number == 1 or text.endswith(b"\n"):
-                    raise
-                logger.warning("%s: line %d is cut short.", path, number)
 
 
 def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
@@ -119,32 +104,12 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
 def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
     """Raise ValueError if the fingerprint, precision or a rate of a line
     differs from ``model``, a result of ``describe_model``."""
-    (weights, number), (own_weights, own_number) = (
-        fingerprint.partition(", ")[::2]
-        for fingerprint in (line["fingerprint"], model["fingerprint"])
-    )
-    if weights == own_weights and number != own_number:
-        raise ValueError(
-            f"{path} has tokens of {number or 'all codebooks'} of the model, "
-            f"not of {own_number or 'all codebooks'}. {_REMEDY}"
-        )
-    if weights != own_weights:
-        raise ValueError(
-            f"{path} has tokens of another model: '{line.get('model')}' "
-            f"(revision {line.get('revision')}, weights "
-            f"{line['fingerprint']}), not '{model['model']}' "
-            f"({model['revision']}, {model['fingerprint']}). {_REMEDY}"
-        )
-    if line.get("precision") != model["precision"]:
-        raise ValueError(
-            f"{path} has tokens computed in {line.get('precision')}, not in "
-            f"{model['precision']}: set the same precision. {_REMEDY}"
-        )
-    for key in ("token_rate", "sample_rate"):
+    for key in ("fingerprint", "precision", "token_rate", "sample_rate"):
         if line.get(key, model[key]) != model[key]:
             raise ValueError(
-                f"{path} has tokens with {key}={line[key]}, not {model[key]}. "
-                f"{_REMEDY}"
+                f"{path} has tokens with {key}={line[key]} (model "
+                f"'{line.get('model')}'), not {key}={model[key]} (model "
+                f"'{model['model']}'). {_REMEDY}"
             )
 
 
@@ -202,7 +167,6 @@ def read_line(text: bytes, path: str | os.PathLike, number: int) -> dict:
 
 def _read_npz(path):
     try:
-        _check_npz(path)
         with np.load(path) as file:
             arrays = dict(file)
         paths, offsets = arrays.pop("paths"), arrays.pop("offsets")
@@ -213,8 +177,6 @@ def _read_npz(path):
             raise ValueError("tokens must be integers from 0")
         rows = np.split(tokens, offsets[1:-1])
         rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
-        if "revision" not in arrays:  # Required, even if it is None.
-            raise KeyError("revision")
         common = {key: value.item() for key, value in arrays.items()}
         common = {k: None if v == "None" else v for k, v in common.items()}
     except FileNotFoundError:
@@ -227,23 +189,6 @@ def _read_npz(path):
     for name, part, samples in rows:
         line = {"path": name, "tokens": part.tolist(), "num_samples": samples}
         yield {**line, **common}
-
-
-def _check_npz(path):
-    """Raise ValueError if a file expands beyond what tokens may compress to."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > 2**26 + 100 * os.path.getsize(path):
-        raise ValueError(f"it would take {size / 2**30:.1f} GiB of memory")
-
-
-def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:
-    """Return whether a file or folder may be newer than its result."""
-    time = os.path.getmtime(result)
-    # Time stamps are accurate to some milliseconds. A dangling link has no
-    # result.
-    present = filter(os.path.exists, paths)
-    return any(os.path.getmtime(path) >= time for path in present)
 
 
 def without_text(paths: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Tokenize and resynthesize speech with a pretrained quantizer."""
 
 import math
-import numbers
 import pathlib
 from collections.abc import Iterable
 
@@ -383,29 +382,25 @@ def _check_rates(hparams, features, encoder):
     """Raise HparamsError unless the sampling and token rates are valid, and
     agree with the strides of the modules, if known."""
     rate, tokens = hparams.sample_rate, hparams.token_rate
-    in_range = _is_number(rate) and MIN_RATE <= rate <= MAX_RATE
-    if not in_range or rate % 1:
+    is_number = isinstance(rate, int | float)
+    if not (is_number and MIN_RATE <= rate <= MAX_RATE and rate % 1 == 0):
         raise HparamsError(
             f"sample_rate is {rate!r:.40}, but must be an integer from "
             f"{MIN_RATE} to {MAX_RATE}, in Hz."
         )
-    if not (_is_number(tokens) and 0 < tokens < math.inf):
-        raise HparamsError(
-            f"token_rate is {tokens!r:.40}, but must be a number above 0, in "
-            "tokens per second."
-        )
     hop = getattr(features, "hop_length", None)
     stride = getattr(encoder, "stride", None)
-    known = isinstance(hop, int) and isinstance(stride, int)
-    if known and not math.isclose(tokens * hop * stride, rate, rel_tol=1e-6):
+    is_valid = isinstance(tokens, int | float) and 0 < tokens < math.inf
+    expected = "above 0"
+    if isinstance(hop, int) and isinstance(stride, int):
+        known = rate / hop / stride
+        is_valid = is_valid and math.isclose(tokens, known, rel_tol=1e-6)
+        expected = f"sample_rate / (hop_length * stride) = {known}"
+    if not is_valid:
         raise HparamsError(
-            f"token_rate is {tokens!r}, but must be sample_rate / (hop_length "
-            f"* stride) = {rate} / ({hop} * {stride}) = {rate / hop / stride}."
+            f"token_rate is {tokens!r:.40}, but must be {expected}, in tokens "
+            "per second."
         )
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _cat(parts):

@@ -1,6 +1,5 @@
 """Tokenize many audio files and data sets."""
 
-import contextlib
 import json
 import logging
 import os
@@ -18,12 +17,7 @@ from datasets import (
 )
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import (
-    check_regular,
-    exclusive,
-    made_folder,
-    short_name,
-)
+from speechbrain_vq.dataio.atomic import exclusive
 from speechbrain_vq.dataio.audio import (
     cell_source,
     check_files,
@@ -38,7 +32,6 @@ from .engine import RayEngine
 from .files import FileResults
 from .shards import tables_in, tokenize_shards
 from .token_files import (
-    any_newer,
     check_model,
     describe_model,
     read_line,
@@ -83,8 +76,7 @@ def tokenize_to(
     For other formats, lines are collected in ``NAME.partial.jsonl``, longest
     audio first, from which the output is created atomically at the end. An
     interrupted run resumes from that file. Files that are already in a jsonl
-    output are not tokenized again. With ``overwrite``, lines are collected in
-    ``NAME.replacement.jsonl`` instead.
+    output are not tokenized again.
 
     Arguments
     ---------
@@ -99,8 +91,8 @@ def tokenize_to(
         inferred from the name of the output. The default for a folder is
         ``"parquet"`` with an engine, else ``"hf-dataset"``.
     overwrite : bool
-        Whether to replace an existing output. It remains until its replacement
-        is complete.
+        Whether to start from the beginning. An existing output is replaced once
+        the new one is complete; Parquet shards are deleted first.
     batch_seconds : float
         Seconds of audio per batch, including padding. Longer files are
         processed alone, in chunks of that length.
@@ -148,41 +140,29 @@ def tokenize_to(
     # The current folder, ".", has no name.
     output = output if output.name else output.absolute()
     _check_replaceable(output, format, paths)
-    stem = short_name(output.name.removesuffix(".jsonl"))
+    stem = output.name.removesuffix(".jsonl")
     partial = output.with_name(f"{stem}.partial.jsonl")
-    replacement = output.with_name(
-        f"{short_name(output.name)}.replacement.jsonl"
-    )
-    with made_folder(output.parent), exclusive(partial):
-        lines = partial
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(partial):
         if overwrite:
-            lines = replacement
-            _discard_unless_resumed(replacement, paths, tokenizer)
+            partial.unlink(missing_ok=True)
         elif not is_lines and output.exists() and not partial.exists():
             raise FileExistsError(
                 f"{output} exists: choose another output, or overwrite it "
                 "(--overwrite)."
             )
         extended = output if is_lines and not overwrite else None
-        try:
-            done, bad, existing = _collect(
-                paths, tokenizer, lines, extended, batch_seconds, progress
-            )
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            reason = f"{error.strerror}. Run the command again to resume"
-            raise OSError(error.errno, reason, str(lines)) from error
-        is_complete = lines.exists()
-        if is_lines and is_complete:
-            lines.replace(output)
-        elif is_complete and done:
-            rows = {line["path"]: line for line in read_tokens(lines)}
+        done, bad, existing = _collect(
+            paths, tokenizer, partial, extended, batch_seconds, progress
+        )
+        if is_lines:
+            if partial.exists():
+                partial.replace(output)
+        elif done:
+            rows = {line["path"]: line for line in read_tokens(partial)}
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((rows[path] for path in paths if path in done), output)
-            lines.unlink()
-        if overwrite and is_complete:
-            partial.unlink(missing_ok=True)
+            partial.unlink()
     return FileResults(len(done), bad | not_utf8, existing)
 
 
@@ -220,7 +200,7 @@ def tokenize_dataset(
     Arguments
     ---------
     dataset : datasets.Dataset
-        Data set with a column of audio, or of paths.
+        Data set with a column of audio, or of paths; one split, not streamed.
     tokenizer : VQTokenizer
         The model.
     audio_column : str
@@ -239,18 +219,10 @@ def tokenize_dataset(
 
     Raises
     ------
-    TypeError
-        If the data set has several splits, or is streamed.
     ValueError
         If the audio column is missing, the column of tokens exists, or the
         model is on a GPU and ``num_proc`` is above 1.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"Expected a datasets.Dataset, got {type(dataset).__name__}. "
-            "Tokenize the splits of a DatasetDict one by one, and load a data "
-            "set without streaming."
-        )
     if audio_column not in dataset.column_names:
         raise ValueError(
             f"The data set has no column '{audio_column}'; it has "
@@ -296,12 +268,6 @@ def tokenize_dataset(
 def _check_replaceable(output, format, paths):
     """Raise an error if the output is a folder but not a data set, or if it is
     one of the audio files."""
-    if not output.is_dir():
-        check_regular(output)
-    if output.suffix in (".jsonl", ".npz") and output.suffix != f".{format}":
-        raise ValueError(
-            f"{output} would be of the format {format}: choose another name."
-        )
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
@@ -329,7 +295,8 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             previous.add(line["path"])
     done = collected | previous
     missing = [path for path in paths if path not in done]
-    if previous and any_newer(previous.intersection(paths), output):
+    known = filter(os.path.exists, previous.intersection(paths))
+    if any(os.path.getmtime(p) > os.path.getmtime(output) for p in known):
         logger.warning(
             "Recordings have changed since %s was written. Their tokens are "
             "kept; --overwrite computes all of them again.",
@@ -367,16 +334,6 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     if not partial.stat().st_size:
         partial.unlink()
     return done.intersection(paths), bad, len(paths) - len(missing)
-
-
-def _discard_unless_resumed(replacement, paths, tokenizer):
-    """Delete the lines of an interrupted replacement if they are from another
-    model, or if their audio has changed or is not replaced now."""
-    if replacement.exists() and not any_newer(paths, replacement):
-        with contextlib.suppress(ValueError):
-            if _resume(replacement, describe_model(tokenizer)) <= set(paths):
-                return
-    replacement.unlink(missing_ok=True)
 
 
 def _resume(partial, model):

@@ -57,19 +57,14 @@ class MelVocoder(nn.Module):
                 f"The features of {tokenizer.source} have no settings to "
                 f"compare with those of {self.source}. Leave the vocoder out."
             )
-        options = " ".join(
-            f"--{'n_mels' if key == 'n_mel_channels' else key}={value:g}"
-            for key, value in self.settings.items()
-            if not key.startswith("mel_f")
-        )
         _check_same(
             self,
             self.settings,
             tokenizer,
             own,
             "log-mels",
-            f"Train one with {options} (recipe MiniSpeech/unit-discovery), or "
-            "leave the vocoder out: Griffin-Lim supports any log-mels.",
+            "Train one with these settings, or leave the vocoder out: "
+            "Griffin-Lim supports any log-mels.",
         )
         unknown = [key for key in own if key not in self.settings]
         if unknown:

@@ -16,11 +16,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
-from speechbrain_vq.dataio.atomic import (
-    atomic_folder,
-    exclusive,
-    made_folder,
-)
+from speechbrain_vq.dataio.atomic import atomic_folder, exclusive
 from speechbrain_vq.dataio.manifests import read_manifest, write_json
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
@@ -57,7 +53,8 @@ logger = logging.getLogger(__name__)
 def _exclusive_folder(place):
     """Replace a folder as ``atomic_folder`` does, while no other process does,
     and remove leftovers of killed ones."""
-    with made_folder(place.parent), exclusive(place):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(place):
         for path in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
             shutil.rmtree(path, ignore_errors=True)
         with atomic_folder(place) as folder:

@@ -143,15 +143,3 @@ def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
         if folder.exists():
             result = cli(*arguments, folder / "output", code=2)
             assert message in result.output and "Loading" not in result.output
-
-
-@pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])
-def test_a_failed_command_leaves_no_folder(verb, tmp_path):
-    noise = tmp_path / "noise.wav"
-    noise.write_bytes(b"no audio")
-    output = tmp_path / "new" / "deeper"
-    output = output / "a.jsonl" if verb == "tokenize" else output
-    options = [f"--model={MINI}", f"--out={output}"]
-    result = cli(verb, noise, *options, code=1)
-    assert "0 files done, 1 left out" in result.output
-    assert not (tmp_path / "new").exists()

@@ -5,7 +5,6 @@ import logging
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -194,13 +193,10 @@ def test_a_run_keeps_its_split_whatever_the_folder_holds_later(train, tmp_path):
     assert then == now
 
 
-def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(
-    train, tmp_path
-):
+def test_a_second_run_in_a_folder_is_refused(train, tmp_path):
     with locked(tmp_path / "run") as first:
         line = train(RECIPE, "--data_folder=x", "--out=run")
         assert "run is being written by another process" in line
-        assert f"({first.pid} on {socket.gethostname()}, since 2" in line
         first.kill()
     # Nobody holds it any more; it has no recordings.
     line = train(RECIPE, "--data_folder=x", "--out=run")

@@ -30,18 +30,6 @@ def test_the_new_takes_the_place_of_the_old_only_when_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_names_as_long_as_the_file_system_allows(tmp_path):
-    path = tmp_path / ("ж" * 125 + "a.txt")
-    for number in range(2):
-        with exclusive(path), atomic_write(path) as partial:
-            assert partial.suffix == ".txt"
-            partial.write_text(str(number))
-        assert path.read_text() == str(number)
-    with atomic_folder(path.with_suffix(".dir")) as partial:
-        (partial / "new").touch()
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "sub/model"
     with atomic_folder(path) as partial:

@@ -2,10 +2,7 @@
 
 import json
 import logging
-import os
 import pathlib
-import signal
-import tempfile
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ from speechbrain_vq.dataio.audio import (
     usable_files,
 )
 from speechbrain_vq.dataio.dataset import random_start, read_dataset
-from speechbrain_vq.dataio.mp3 import quiet
 from tests.dataio.test_kinds import unknown_length
 
 RATE = 16000
@@ -44,33 +40,6 @@ def files(tmp_path):
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "stream.flac").write_bytes(unknown_length(whole))
     return tmp_path
-
-
-def test_files_without_a_name_are_read(files):
-    expected = read_audio(files / "good.wav", RATE)
-    content = (files / "good.wav").read_bytes()
-    with (
-        tempfile.TemporaryFile() as numbered,
-        tempfile.SpooledTemporaryFile() as nameless,
-    ):
-        for file in (numbered, nameless):
-            file.write(content)
-        for source in (numbered, nameless, os.fsencode(files / "good.wav")):
-            assert torch.equal(read_audio(source, RATE), expected)
-
-
-def test_a_fork_during_the_decoding_of_mp3_keeps_its_stderr(capfd):
-    """In the child, no other thread restores it, or releases the lock."""
-    with quiet(True):
-        child = os.fork()
-        if not child:
-            signal.alarm(20)  # If the lock is held
-            with quiet(True):
-                pass
-            os.write(2, b"heard")
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-    assert capfd.readouterr().err == "heard"
 
 
 def test_other_rates_are_resampled(files):

@@ -111,7 +111,7 @@ def test_other_labels_of_one_recording_are_counted(tmp_path, caplog):
     assert len(read_manifest(path)) == 3
     (message,) = caplog.messages
     assert "1 of 3 items have other labels" in message
-    assert message.endswith("same recording: c")
+    assert message.endswith("same file: c")
     # Parts of a recording have their own, but are not cut out of it.
     items["c"]["start"] = 1.5
     path.write_text(json.dumps(items))
@@ -178,7 +178,9 @@ def test_labels_that_end_after_the_audio_are_counted(tmp_path, caplog):
     path.write_text(changed(phones=[[0, 1.5, "a"]]))
     read_manifest(path)
     (record,) = caplog.records
-    assert "phones of 1 of 2 items end after the audio: b" in record.message
+    assert (
+        "1 of 2 items have phones that end after the audio: b" in record.message
+    )
 
 
 def test_a_broken_corpus_json_is_named(tmp_path):

@@ -158,8 +158,7 @@ def test_a_table_knows_names_and_hears_nothing(load, folder, tmp_path):
     with pytest.raises(ValueError, match="'p22'. .*Known: p225, p226, s5"):
         converter.voice("p22")
     paths = folder / "a.wav", folder / "b.wav", tmp_path / "o.wav"
-    message = "b.wav is a recording, but .* table.*Known: p225"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="b.wav.*Known: p225"):
         converter.convert_file(*paths)
     # In the average voice.
     wavs = read_audio(folder / "a.wav", 16000).unsqueeze(0)
@@ -187,13 +186,10 @@ def test_nothing_is_written_over_what_is_read(load, folder):
             converter.convert_file(one, two, output)
     with pytest.raises(ValueError, match="would be overwritten"):
         converter.convert_file(one, converter.voice(two), one)
-    with pytest.raises(ValueError, match="would be among the recordings"):
+    with pytest.raises(ValueError, match="would overwrite"):
         convert_files([one], converter, two, folder)
     with pytest.raises(ValueError, match="would overwrite"):
         convert_files([one], converter, two, one)
-    # Over the target, by way of its name in the folder.
-    result = convert_files([one], converter, two, two, overwrite=True)
-    assert result.done == 0 and "overwritten" in result.bad[str(one)]
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
@@ -299,7 +295,6 @@ def test_the_command(models, load, folder, tmp_path):
     for target, name, message in (
         ("s5", "o.wav", "the name of one file"),
         ("s5", "o.FLAC", "the name of one file"),
-        ("s5", "o.m4a", "the name of one file"),
         ("nobody", "no", "Known: p225, p226, s5"),
     ):
         options = f"--target={target}", "--out", tmp_path / name

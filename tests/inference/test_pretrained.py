@@ -9,7 +9,6 @@ from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.hub import HubError
-from tests.commands import MINI
 
 OPTIONS = [field.name for field in dataclasses.fields(RunOptions)]
 # Values that would have an effect, or end in an error.
@@ -54,13 +53,6 @@ def test_no_run_option_is_taken_from_a_yaml(model, plain, name):
     assert VQTokenizer.from_hparams(model).eval_precision == "fp32"
 
 
-def test_the_normalizer_of_audio_is_not_of_the_yaml(model):
-    yaml = model / "hyperparams.yaml"
-    yaml.write_text(f"audio_normalizer: 5\n{yaml.read_text()}")
-    tokenizer = VQTokenizer.from_hparams(model)
-    assert tokenizer.load_audio(f"{MINI}/example.wav").dim() == 1
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -74,14 +66,6 @@ def test_run_options_of_the_caller_count(model, options):
     tokenizer = VQTokenizer.from_pretrained(model, **options)
     assert tokenizer.compute_precision == "bf16" and tokenizer.device == "cpu"
     assert {p.dtype for p in tokenizer.parameters()} == {torch.float32}
-
-
-def test_run_options_that_contradict_are_refused(model):
-    with pytest.raises(ValueError, match="given twice"):
-        options = {"run_opts": {"eval_precision": "fp16"}, "dtype": "bf16"}
-        VQTokenizer.from_hparams(model, **options)
-    with pytest.raises(ValueError, match="dtype is"):
-        VQTokenizer.from_hparams(model, dtype=torch.int8)
 
 
 def test_overrides(model, build):

@@ -7,7 +7,6 @@ import pathlib
 
 import datasets
 import numpy as np
-import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -124,8 +123,7 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
     (line,) = read_tokens(output)
     del line["codebook_size"]
     first = json.dumps(line) + "\n"
-    # A run of version 0.1 was killed in the output itself.
-    output.write_text(first + '{"path": "')
+    output.write_text(first)
     assert tokenize_files(others, tokenizer, output).done == 3
     assert output.read_text().startswith(first)
     earlier, *lines = read_tokens(output)
@@ -150,21 +148,18 @@ def test_tokens_of_audio_that_has_changed_are_reported(
         os.utime(path, (2**31, 2**31))
 
 
-@pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t", "shards"])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t"])
 def test_the_old_output_stays_until_the_new_is_complete(
     tokenizer, folder, tmp_path, name
 ):
     output = tmp_path / name
-    options = {"format": "parquet"} if name == "shards" else {}
 
     def files():
         paths = [output, *output.rglob("*")]
         return {p: p.read_bytes() for p in paths if p.is_file()}
 
     def overwrite(*paths):
-        return tokenize_to(
-            output, paths, tokenizer, overwrite=True, **options
-        ).done
+        return tokenize_to(output, paths, tokenizer, overwrite=True).done
 
     assert overwrite(folder / "a.wav", folder / "d.wav") == 2
     before = files()
@@ -185,58 +180,6 @@ def test_the_old_output_stays_until_the_new_is_complete(
     assert not any(b"a.wav" in content for content in after.values())
 
 
-@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz", "shards"])
-def test_an_interrupted_replacement_goes_on(tokenizer, folder, tmp_path, name):
-    options = {"format": "parquet"} if name == "shards" else {}
-    output, options = tmp_path / name, {**options, "batch_seconds": 2.0}
-    (folder / "dangling.wav").symlink_to("nowhere")
-    tokenizer.mods.encoder.last.bias += 0.1
-    calls, interrupted = [], 0
-
-    def interrupt(*_):
-        calls.append(1)
-        if len(calls) == interrupted:
-            raise KeyboardInterrupt
-
-    tokenizer.mods.features.register_forward_pre_hook(interrupt)
-    tokenize_to(tmp_path / f"all-{name}", [folder], tokenizer, **options)
-    number = len(calls)
-    tokenizer.mods.encoder.last.bias -= 0.1
-    tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
-    tokenizer.mods.encoder.last.bias += 0.1
-    interrupted = len(calls) + number - 1
-    with pytest.raises(KeyboardInterrupt):
-        tokenize_to(output, [folder], tokenizer, overwrite=True, **options)
-    # Without --overwrite, the former output is not touched.
-    with pytest.raises((ValueError, FileExistsError)):
-        tokenize_to(output, [folder], tokenizer, **options)
-    options["overwrite"] = True
-    done = tokenize_to(output, [folder], tokenizer, **options)
-    assert done.done == 4 and len(calls) < interrupted + number
-    if name == "tokens.jsonl":
-        check(read_tokens(output), folder, tokenizer)
-    elif name == "shards":
-        rows = pyarrow.parquet.read_table(output).to_pylist()
-        assert {r["fingerprint"] for r in rows} == {tokenizer.fingerprint}
-        assert len(rows) == 4
-    assert not [*tmp_path.rglob("*.replacement*")]
-    # Changed audio is tokenized again, and what another command left is not in
-    # the output of this one.
-    for _ in range(2):
-        interrupted = len(calls) + number - 1
-        with pytest.raises(KeyboardInterrupt):
-            tokenize_to(output, [folder], tokenizer, **options)
-        assert len(calls) == interrupted
-        assert [*tmp_path.rglob("*.replacement*")]
-        for path in folder.rglob("*.*"):
-            os.utime(path, follow_symlinks=False)
-    one = tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
-    assert one.done == 1 and not [*tmp_path.rglob("*.replacement*")]
-    if name != "shards":
-        (row,) = read_tokens(output)
-        assert row["path"] == str(folder / "a.wav")
-
-
 @pytest.mark.parametrize("format", ["jsonl", "npz"])
 def test_no_recording_is_overwritten(tokenizer, folder, tmp_path, format):
     before, link = (folder / "a.wav").read_bytes(), tmp_path / "link"
@@ -246,16 +189,6 @@ def test_no_recording_is_overwritten(tokenizer, folder, tmp_path, format):
             with pytest.raises(ValueError, match="is one of the audio files"):
                 tokenize_to(output, [folder], tokenizer, format, overwrite)
     assert (folder / "a.wav").read_bytes() == before
-
-
-@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz"])
-def test_two_paths_are_one_row(tokenizer, folder, tmp_path, monkeypatch, name):
-    monkeypatch.chdir(folder)
-    paths = ["a.wav", folder / "a.wav", "."]
-    output = tmp_path / name
-    assert tokenize_to(output, paths, tokenizer).done == 4
-    rows = [row["path"] for row in read_tokens(output)]
-    assert len(rows) == 4 and "a.wav" in rows
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t", "shards"])
@@ -291,11 +224,13 @@ def double(key):
 
 
 OTHERS = {
-    "of another model": lambda t: t.mods.encoder.last.bias.add_(0.1),
-    "of 2 codebooks .* not of 3 codebooks": lambda t: t.use_codebooks(3),
-    "computed in fp32, not in bf16": lambda t: t.bfloat16(),
-    "token_rate=50.0, not 100.0": double("token_rate"),
-    "sample_rate=16000, not 32000": double("sample_rate"),
+    "fingerprint=.*, not fingerprint=": lambda t: (
+        t.mods.encoder.last.bias.add_(0.1)
+    ),
+    "2 codebooks .* 3 codebooks": lambda t: t.use_codebooks(3),
+    "precision=fp32 .*, not precision=bf16": lambda t: t.bfloat16(),
+    "token_rate=50.0 .*, not token_rate=100.0": double("token_rate"),
+    "sample_rate=16000 .*, not sample_rate=32000": double("sample_rate"),
 }
 
 
@@ -400,9 +335,8 @@ def test_a_data_set_gets_tokens(build, folder, caplog):
     with pytest.raises(ValueError, match="no column 'sound'; it has audio"):
         tokenize_dataset(plain, tokenizer, audio_column="sound")
     splits = datasets.DatasetDict(train=plain)
-    for wrong in (splits, plain.to_iterable_dataset()):
-        with pytest.raises(TypeError, match="Expected a datasets.Dataset, got"):
-            tokenize_dataset(wrong, tokenizer)
+    with pytest.raises(ValueError, match="no column 'audio'; it has train"):
+        tokenize_dataset(splits, tokenizer)
     with pytest.raises(ValueError, match="already has a column 'id'"):
         tokenize_dataset(plain, tokenizer, tokens_column="id")
 
@@ -445,7 +379,7 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
     (output / "a.wav").unlink()
     for make in (lambda p: p.write_text("mine"), os.mkdir, os.mkfifo):
         make(output / "a.wav")
-        with pytest.raises(ValueError, match="exists, but is not an audio"):
+        with pytest.raises(ValueError, match="made by another program"):
             reconstruct_files([folder / "a.wav"], tokenizer, output)
         place = output / "a.wav"
         place.rmdir() if place.is_dir() else place.unlink()
@@ -455,20 +389,16 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
         (["deep", "deep/c.wav", "c.flac"], output),
     ):
         places = [folder / name for name in names]
-        with pytest.raises(ValueError, match="would (overwrite|be among)"):
+        with pytest.raises(ValueError, match="would overwrite"):
             reconstruct_files(places, tokenizer, where)
 
 
 def test_an_output_is_a_file_of_its_format(tokenizer, folder, tmp_path):
-    pipe = tmp_path / "pipe.jsonl"
+    pipe = tmp_path / "pipe.wav"
     os.mkfifo(pipe)
-    with pytest.raises(FileExistsError, match="not a regular file"):
-        tokenize_to(pipe, [folder], tokenizer)
     with pytest.raises(FileExistsError, match="not a regular file"):
         write_waveform(pipe, torch.zeros(9), 16000, "")
     assert pipe.is_fifo()
-    with pytest.raises(ValueError, match="would be of the format jsonl"):
-        tokenize_to(tmp_path / "t.npz", [folder], tokenizer, format="jsonl")
     # A state.json alone is no data set.
     (folder / "state.json").write_text("{}")
     assert tokenize_to(tmp_path / "t.npz", [folder], tokenizer).done == 4
@@ -481,7 +411,6 @@ def test_an_output_is_a_file_of_its_format(tokenizer, folder, tmp_path):
         ({"tokens": np.array([0.5, 1, 2])}, "integers from 0"),
         ({"offsets": np.array([0, 7])}, "not in order"),
         ({"offsets": np.array([0, 2, 1, 3])}, "not in order"),
-        ({"tokens": np.zeros(2**25, dtype=np.int32)}, "GiB of memory"),
     ],
 )
 def test_npz_files_of_others_are_checked(tmp_path, change, message):
@@ -492,19 +421,6 @@ def test_npz_files_of_others_are_checked(tmp_path, change, message):
     np.savez_compressed(tmp_path / "t.npz", **arrays | change)
     with pytest.raises(ValueError, match=f"not an npz file.*{message}"):
         list(read_tokens(tmp_path / "t.npz"))
-
-
-def test_a_long_name_ends_no_other_file(tokenizer, folder, tmp_path):
-    long, too_long = "ж" * 122 + ".wav", "x" * 252 + ".au"
-    for name in (long, too_long):
-        (folder / name).write_bytes((folder / "a.wav").read_bytes())
-    for _ in range(2):
-        result = reconstruct_files([folder], tokenizer, tmp_path / "out")
-        assert result.done == 5 and (tmp_path / "out" / long).exists()
-        assert "name too long" in result.bad[str(folder / too_long)]
-    for name in ("x" * 249 + ".jsonl", "x" * 251 + ".npz", "x" * 250):
-        sources = [folder / "a.wav"]
-        assert tokenize_to(tmp_path / name, sources, tokenizer).done == 1
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
@@ -518,7 +434,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
             reconstruct_files([folder / "a.wav"], tokenizer, output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not output.exists()
+    assert not list(output.iterdir())
 
 
 def test_the_commands(model, tokenizer, folder, tmp_path):
@@ -536,7 +452,9 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
         refused = *options, "--out", output, "--strict"
         assert message in cli("tokenize", source, *refused, code=code).output
     refused = *options, "--out", output, "--precision=fp16"
-    assert "not in fp16" in cli("tokenize", folder, *refused, code=1).output
+    assert (
+        "not precision=fp16" in cli("tokenize", folder, *refused, code=1).output
+    )
     command = ["reconstruct", folder / "a.wav", *options]
     for message in ("1 file done, 0 left out.", "0 files done, 1 there alr"):
         assert message in cli(*command, "--out", tmp_path / "o").stdout

@@ -28,7 +28,6 @@ from speechbrain_vq.inference.vocoders import HifiGAN, UnitVocoder
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
-from speechbrain_vq.recipe_files import recipe_path
 from tests.commands import MINI, cli
 from tests.hub.small_model import Touch, read_files
 from tests.lobes.encoders import ECAPA, build_speaker
@@ -330,18 +329,9 @@ def test_other_log_mels_are_refused(tmp_path, matching, old, new, wrong):
     assert old.replace(": ", "=") in message and "Griffin-Lim" in message
 
 
-def test_another_hop_is_refused_with_the_way_out(model, vocoder):
-    with pytest.raises(ValueError, match="hop_length=256.*hop_length=160") as e:
+def test_another_hop_is_refused(model, vocoder):
+    with pytest.raises(ValueError, match="hop_length=256.*hop_length=160"):
         VQTokenizer.from_hparams(model, vocoder=vocoder)
-    assert "--hop_length=256" in str(e.value)
-    assert "--win_length=1024" in str(e.value)
-    # The recipe takes what it says, and makes what the vocoder hears.
-    flags = dict(re.findall(r"--(\w+)=(\d+)", str(e.value)))
-    yaml = recipe_path("common/unit_discovery.yaml")
-    sizes = {key: int(value) for key, value in flags.items()}
-    with open(yaml, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, {**sizes, "data_folder": "x"})
-    assert hparams["features"].settings == load_vocoder(vocoder).settings
 
 
 @pytest.mark.parametrize(
