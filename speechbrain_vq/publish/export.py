@@ -44,7 +44,6 @@ from .run import Run, read_state
 from .validate import (
     ExportRefused,
     check_finite,
-    check_license,
     check_output_folder,
     find_problems,
     find_quantizers,
@@ -132,8 +131,8 @@ def export_pretrained(
     FileExistsError
         If ``output`` exists and is not an exported model.
     ValueError
-        If the yaml lacks a required key, a file is damaged, or the Hub does not
-        accept the name of the repository or license.
+        If the yaml lacks a required key, a file is damaged, or ``repo_id`` is not
+        a name on the Hub.
 
     Example
     -------
@@ -143,8 +142,6 @@ def export_pretrained(
     check_output_folder(place)
     if repo_id is not None:
         check_repo_id(repo_id)
-    if "license" in (card or {}):
-        check_license(card["license"])
     run = Run.open(run_folder)
     section = inference_section(run.hparams)
     chosen = run.find_checkpoint(min_key, max_key, checkpoint)

@@ -184,8 +184,8 @@ def test_away_the_cache_serves_and_says_which_commit(hub, files, how):
     with pytest.raises(HubError):
         download(ID, revision="other")
     hub.faults.clear()
-    hub.fail(429, times=9, headers={"Retry-After": "7"})
-    message = "cannot be reached" if how == "gone" else "Too many .*in 7 s"
+    hub.fail(429, times=9)
+    message = "cannot be reached" if how == "gone" else "error 429"
     with pytest.raises(HubError, match=message):
         download(ID, force_download=True)
 
@@ -236,7 +236,7 @@ def test_gated(hub, files):
     "source, options, message",
     [
         ("lab/none", {}, "no model 'lab/none'.*private.*log in"),
-        (ID, {"token": "hf_nobody"}, "wrong or has expired"),
+        (ID, {"token": "hf_nobody"}, "error 401.*that is valid"),
         (ID, {"revision": "v9"}, "no revision 'v9'"),
         (ID, {"revision": "f" * 40}, "no revision 'f{40}'"),
     ],

