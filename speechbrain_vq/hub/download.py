@@ -1,13 +1,12 @@
 """Find or download the files of a model."""
 
-import contextlib
 import os
 import pathlib
 import re
 import warnings
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from speechbrain_vq._names import suggestion
@@ -21,7 +20,6 @@ from .folder import (
     WEIGHTS,
     find_file,
     is_folder_name,
-    pickles_hint,
 )
 from .plain import ModelYaml
 from .savedir import place
@@ -144,7 +142,15 @@ def download(
         origin = {"source": repo_id, "commit": root.name}
         if subfolder is not None:
             origin["subfolder"] = inner.as_posix()
-        _check_complete(repo_id, root, inner, token, local_files_only, weights)
+        for name in (HPARAMS, *_first_existing(folder, weights)):
+            try:
+                find_file(folder, name)
+            except FileNotFoundError as error:
+                raise HubError(
+                    f"'{repo_id}' at commit {root.name} has no {inner / name}. "
+                    "If only the cache lacks it, load it once with a "
+                    "connection."
+                ) from error
         all_names = _with_vocoder(folder, names)
         if all_names != names:
             # From the same commit, even if the branch has moved since.
@@ -233,18 +239,12 @@ def check_repo_id(repo_id: str) -> None:
 
 def _suggest(path):
     """Return a hint for an error message: a folder or bundled model with a
-    similar name, or an unfinished run."""
-    run = path.parent
+    similar name."""
+    parent = path.parent
     # Folders in the working directory are unrelated to a bare name.
-    siblings = run.glob("*") if run.name and run.is_dir() else ()
+    siblings = parent.glob("*") if parent.name else ()
     folders = [str(sibling) for sibling in siblings if sibling.is_dir()]
-    hint = suggestion(str(path), [*folders, *bundled_names()])
-    if not hint and (run / HPARAMS).is_file():
-        hint = (
-            f" The run in {run} has no model yet: it is exported when the "
-            "training ends. The same command resumes the training."
-        )
-    return hint
+    return suggestion(str(path), [*folders, *bundled_names()])
 
 
 def _snapshot(
@@ -284,11 +284,10 @@ def _cached(fetch, repo_id, revision, error):
         folder = fetch(local_files_only=True)
     except FileNotFoundError:
         raise error from None
-    is_answer = isinstance(error, HfHubHTTPError)
-    why = "returned an error" if is_answer else "cannot be reached"
     warnings.warn(
-        f"The Hub {why}: '{repo_id}' at revision '{revision or 'main'}' is "
-        f"loaded from the cache, as of commit {folder.name}.",
+        f"The Hub cannot be reached: '{repo_id}' at revision "
+        f"'{revision or 'main'}' is loaded from the cache, as of commit "
+        f"{folder.name}.",
         stacklevel=2,
     )
     return folder
@@ -298,30 +297,3 @@ def _first_existing(folder, weights):
     """Return the first existing weights file, else the first, in a list."""
     present = [name for name in weights if (folder / name).is_file()]
     return (present or list(weights))[:1]
-
-
-def _check_complete(repo_id, root, inner, token, offline, weights):
-    """Raise a HubError if the repository or its cached copy lacks a file."""
-    for name in (HPARAMS, *_first_existing(root / inner, weights)):
-        try:
-            find_file(root / inner, name)
-        except FileNotFoundError as error:
-            model = f"'{repo_id}' at commit {root.name}"
-            if inner.parts:
-                model += f", folder '{inner}',"
-            names = ()
-            with contextlib.suppress(HTTPError, ConnectionError):
-                if not offline:
-                    api = HfApi(token=token)
-                    names = api.list_repo_files(repo_id, revision=root.name)
-            if not names or (inner / name).as_posix() in names:
-                raise HubError(
-                    f"The cache has {model}, but not its {name}: load it once "
-                    "with a connection."
-                ) from error
-            paths = map(pathlib.PurePosixPath, names)
-            siblings = [path.name for path in paths if path.parent == inner]
-            hint = pickles_hint(siblings) if name == WEIGHTS else ""
-            raise HubError(
-                f"{model} cannot be loaded: it has no {name}.{hint}"
-            ) from error

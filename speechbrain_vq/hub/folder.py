@@ -61,10 +61,19 @@ def check_exists(path: pathlib.Path) -> None:
     if path.is_file():
         return
     folder, hint = path.parent, ""
-    if path.name == WEIGHTS and folder.is_dir():
-        hint = pickles_hint([file.name for file in folder.iterdir()])
-        if (folder / "model").is_dir():
-            hint = f" It may be a run, whose model is {folder / 'model'}."
+    if path.name == WEIGHTS and (folder / "model").is_dir():
+        hint = f" It may be a run, whose model is {folder / 'model'}."
+    elif path.name == WEIGHTS and folder.is_dir():
+        names = sorted(file.name for file in folder.iterdir())
+        pickles = [name for name in names if name.endswith(PICKLES)]
+        if pickles:
+            hint = (
+                f" It has {', '.join(pickles[:3])}, but such files can run "
+                "code and are not read. If you trust their source, load the "
+                "model with SpeechBrain's own from_hparams and write its "
+                "weights with safetensors.torch.save_file("
+                f"model.mods.state_dict(), '{WEIGHTS}')."
+            )
     raise FileNotFoundError(
         f"'{folder}' is not a folder with a pretrained model: there is no "
         f"{path.name} in it.{hint}"
@@ -118,20 +127,6 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
         if place.parent.name == "snapshots":
             return place
     return None
-
-
-def pickles_hint(names: Iterable[str]) -> str:
-    """Return a hint for an error message: how to convert pickled weights, which
-    can run code. The hint is empty if there are none among ``names``."""
-    pickles = sorted(n for n in names if n.endswith(PICKLES))
-    if not pickles:
-        return ""
-    return (
-        f" It has {', '.join(pickles[:3])}, but such files can run code and "
-        "are not read. If you trust their source, load the model with "
-        "SpeechBrain's own from_hparams and write its weights with "
-        f"safetensors.torch.save_file(model.mods.state_dict(), '{WEIGHTS}')."
-    )
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
