@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import warnings
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -10,6 +11,8 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from speechbrain_vq._names import suggestion
+from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.presets import bundled, bundled_names
 
 from .errors import HubError, in_words, is_unreachable
@@ -17,12 +20,13 @@ from .folder import (
     CONFIG,
     HPARAMS,
     LABELS,
+    MARK,
     WEIGHTS,
+    copy_files,
     find_file,
     is_folder_name,
 )
 from .plain import ModelYaml
-from .savedir import place
 
 # The only files fetched from a repository, since others may contain code. A
 # pattern with a star would also match files in subfolders.
@@ -158,7 +162,27 @@ def download(
             names = all_names
     if savedir is None:
         return folder
-    return place(folder, pathlib.Path(savedir), names, origin, force_download)
+    return _copy(folder, pathlib.Path(savedir), names, origin)
+
+
+def _copy(folder, savedir, names, origin):
+    """Copy the files ``names``, or all, of a model to ``savedir``, which must
+    be new, empty, or an earlier copy. Return its path."""
+    savedir = savedir.expanduser().resolve()
+    if savedir == folder.resolve():
+        return folder
+    if savedir.exists() and not (savedir / MARK).is_file():
+        if not savedir.is_dir() or any(savedir.iterdir()):
+            raise FileExistsError(
+                f"savedir {savedir} is a file, or contains other files, which "
+                "would be lost: choose a new or an empty folder."
+            )
+    with atomic_folder(savedir) as new:
+        if names is None:
+            shutil.copytree(folder, new, dirs_exist_ok=True)
+        copy_files(folder, new, names or ())
+        write_json(new / MARK, {**origin, "files": names})
+    return savedir
 
 
 def download_encoder(

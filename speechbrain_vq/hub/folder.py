@@ -165,7 +165,12 @@ def load_weights(
             f"{path} does not fit the model in {HPARAMS} next to it: "
             f"{'; '.join(problems[:5])}{more}."
         )
-    _check_finite(path, weights)
+    broken = find_nonfinite(weights)
+    if broken:
+        raise ValueError(
+            f"{path} is unusable: {', '.join(map(repr, broken[:5]))} have "
+            "values that are NaN or infinite. The model must be trained again."
+        )
     if assign:
         # Copy, since the file may be overwritten while the model is in use.
         weights = {
@@ -242,22 +247,6 @@ def find_nonfinite(weights: dict[str, Any]) -> list[str]:
         # 8-bit floats have no aminmax, which returns NaN if any value is NaN.
         and not all(map(torch.isfinite, value.float().aminmax()))
     ]
-
-
-def _check_finite(path, weights):
-    try:
-        broken = find_nonfinite(weights)
-    except NotImplementedError as error:  # 4-bit floats
-        raise ValueError(
-            f"{path} has tensors of a type that PyTorch cannot convert: {error}"
-        ) from error
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ValueError(
-            f"{path} is unusable: {', '.join(map(repr, broken[:5]))}{more} "
-            "have values that are NaN or infinite. The model must be trained "
-            "again."
-        )
 
 
 def _differences(expected, actual):

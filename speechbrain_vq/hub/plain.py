@@ -213,12 +213,7 @@ class ModelYaml:
     def _override(
         self, value: Any, overrides: Mapping[str, Any], path: str = ""
     ) -> None:
-        """Replace plain values with others of the same type."""
-        if not isinstance(overrides, Mapping):
-            raise TypeError(
-                "overrides must be a dict of values by name, got "
-                f"{overrides!r}."
-            )
+        """Replace values with plain ones."""
         value = self._resolved(value)
         value = value.arguments if isinstance(value, _Call) else value
         known = value if isinstance(value, dict) else {}
@@ -237,14 +232,6 @@ class ModelYaml:
                 raise ValueError(
                     f"overrides: '{name}' is {new!r}: give plain values "
                     "(numbers, text, or lists of them)."
-                )
-            expected = _type_name(self._resolved(known[key]))
-            # Text, such as the name of a vocoder, may be replaced by null.
-            removed = new is None and expected == "text"
-            if expected not in (_type_name(new), "null") and not removed:
-                raise ValueError(
-                    f"overrides: '{name}' is {new!r}, but the yaml has a "
-                    f"{expected} there."
                 )
             known[key] = new
 
@@ -439,19 +426,6 @@ def _pairs(node: Node | None) -> dict[str, Node]:
             raise _Refused("the key is defined twice", key)
         pairs[key.value] = value
     return pairs
-
-
-def _type_name(value: Any) -> str:
-    """Return the name of a value's type; int and float are both numbers."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean value"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "text"
-    return "mapping or module" if isinstance(value, dict | _Call) else "list"
 
 
 def _is_plain(value: Any) -> bool:

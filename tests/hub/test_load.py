@@ -256,8 +256,6 @@ def test_overrides_are_plain_values_of_the_yaml(folder):
     ):
         with pytest.raises(ValueError, match=message):
             load_pretrained(folder, overrides=wrong)
-    with pytest.raises(TypeError, match="a dict of values by name"):
-        load_pretrained(folder, overrides="sample_rate: 8000")
     larger = {"modules": {"quantizer": {"codebook_size": 9}}}
     with pytest.raises(ValueError, match="does not fit"):
         load_pretrained(folder, overrides=larger)

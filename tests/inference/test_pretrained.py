@@ -93,9 +93,6 @@ def test_overrides(model, build):
     assert changed.hparams.note == "new"
     with pytest.raises(ValueError, match="overrides"):
         changed.save_pretrained(model.parent / "copy")
-    for value in ("x", None, True, [50.0]):
-        with pytest.raises(ValueError, match="'token_rate' is .* a number"):
-            VQTokenizer.from_hparams(model, overrides={"token_rate": value})
     with pytest.raises(ValueError, match="Did you mean 'token_rate'"):
         VQTokenizer.from_hparams(model, overrides={"tokens_rate": 1})
 
