@@ -120,15 +120,9 @@ OF_TOKENS = ("codebook_size",)
     is_flag=True,
     help="Exit with status 1 if any utterance was left out.",
 )
-@click.option(
-    "--abx",
-    type=click.Choice(["own", "fastabx"]),
-    hidden=True,
-    help="ABX engine in version 0.1.",
-)
 @model_options("vocoder", "ssl_encoder", "revision", "device")
 @engine_option
-def evaluate(source, out, report, abx, strict, engine, **options) -> None:
+def evaluate(source, out, report, strict, engine, **options) -> None:
     """Evaluate the units of a model or a token file.
 
     Metrics are phone information, ABX, bit rate and, for a MODEL,
@@ -136,11 +130,6 @@ def evaluate(source, out, report, abx, strict, engine, **options) -> None:
     """
     is_tokens = pathlib.Path(source).suffix == ".jsonl"
     _check_options(source, is_tokens, options)
-    if abx == "fastabx":
-        raise click.UsageError(
-            "--abx=fastabx was removed: leave it out, the built-in ABX agrees "
-            "with fastabx."
-        )
     with loading():
         from speechbrain_vq.evaluation import evaluate as run
         from speechbrain_vq.evaluation import write_report

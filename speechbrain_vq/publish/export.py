@@ -1,7 +1,5 @@
 """Export a training run as a folder that ``from_hparams`` loads."""
 
-import contextlib
-import glob
 import importlib.metadata
 import logging
 import math
@@ -16,11 +14,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
-from speechbrain_vq.dataio.atomic import (
-    atomic_folder,
-    exclusive,
-    made_folder,
-)
+from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.manifests import read_manifest, write_json
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
@@ -50,17 +44,6 @@ from .validate import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def _exclusive_folder(place):
-    """Replace a folder as ``atomic_folder`` does, while no other process does,
-    and remove leftovers of killed ones."""
-    with made_folder(place.parent), exclusive(place):
-        for path in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        with atomic_folder(place) as folder:
-            yield folder
 
 
 def export_pretrained(
@@ -157,7 +140,7 @@ def export_pretrained(
         module.load_state_dict({**tensors, **extra})
     config = _make_config(run, section, modules, chosen)
 
-    with _exclusive_folder(place) as folder:
+    with atomic_folder(place) as folder:
         (folder / HPARAMS).write_text(yaml, encoding="utf-8")
         save_weights(modules, folder)
         write_json(folder / CONFIG, config, indent=2)

@@ -315,7 +315,7 @@ def tokens(corpus, tokenizer, tmp_path):
 
 def test_the_command_line(tokens, tmp_path):
     out = "--out", tmp_path / "new" / "out"
-    result = cli(*tokens, *out, "--replicates", "5", "--abx=own")
+    result = cli(*tokens, *out, "--replicates", "5")
     assert "PNMI" in result.output and "ZeroSpeech" in result.output
     assert re.search(r"^Verdict: \d+ % of \d+ codes", result.output, re.M)
     assert "conversion and judges: they need the model" in result.output
@@ -336,7 +336,6 @@ def test_the_command_line(tokens, tmp_path):
             )
         ),
         ("tokens.jsonl", ["--targets=none.json"], "there is no 'none.json'"),
-        ("tokens.jsonl", ["--abx=fastabx"], "--abx=fastabx was removed"),
         ("none", ["--codebook-size=9"], "needs a .jsonl token file"),
         ("none", ["--audio=wavs"], "--audio needs --conversion-pairs"),
         ("none", ["--targets=x.jsonl"], "--targets needs --conversion-pairs"),
