@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from speechbrain_vq._names import suggestion, unknown_name
 from speechbrain_vq.presets import package_folder, preset_path
@@ -98,23 +97,6 @@ def write_out(path: Path) -> str:
     return text
 
 
-class _Representer(RoundTripRepresenter):
-    """Representer that writes null, True and False as the recipes do."""
-
-    def represent_none(self, value):
-        """Write None as null."""
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-    def represent_bool(self, value, anchor=None):
-        """Write True and False."""
-        text = str(bool(value))
-        return self.represent_scalar("tag:yaml.org,2002:bool", text)
-
-
-_Representer.add_representer(type(None), _Representer.represent_none)
-_Representer.add_representer(bool, _Representer.represent_bool)
-
-
 def load(text: str) -> dict:
     """Read yaml, keeping tags and comments."""
     return YAML().load(text)
@@ -123,7 +105,6 @@ def load(text: str) -> dict:
 def dump(values: dict) -> str:
     """Write values from ``load`` as yaml."""
     text, yaml = io.StringIO(), YAML()
-    yaml.Representer = _Representer
     yaml.indent(mapping=4)
     yaml.width = 1000
     yaml.dump(values, text)
