@@ -139,13 +139,8 @@ def evaluate(source, out, report, strict, engine, **options) -> None:
         runner = open_engine(engine, options)
         evaluation = run(source, progress=True, engine=runner, **options)
     click.echo(as_text(evaluation), nl=False)
-    try:
-        for file in write_report(evaluation, out) if out else ():
-            click.echo(f"Wrote {file}")
-    except OSError as error:
-        raise click.ClickException(
-            f"The report cannot be written: {error}"
-        ) from error
+    for file in write_report(evaluation, out) if out else ():
+        click.echo(f"Wrote {file}")
     if report is None and out and not is_tokens:
         report = out / "report.html"
     if report is not None:

@@ -136,7 +136,7 @@ def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
     file.touch()
     arguments = [text.format(file=file, folder=ROOT) for text in arguments]
     for folder, message in (
-        (file, f"'{file}' is not a folder."),
+        (file, f"'{file}' cannot be written to (Not a directory)."),
         # Where root may write, and nobody can.
         (pathlib.Path("/proc"), "'/proc' cannot be written to"),
     ):
