@@ -53,15 +53,13 @@ class UnsafeHparamsError(ValueError):
     def __init__(
         self, reason: str, file: str, node: Node | None = None
     ) -> None:
-        self.file, self.line, self.column, self.tag = file, None, None, None
         place, content = file, "the file"
         if node is not None:
-            self.line = node.start_mark.line + 1
-            self.column = node.start_mark.column + 1
-            self.tag = content = str(node.tag or "").replace(YAML, "!!")[:80]
+            mark = node.start_mark
+            place = f"{file}, line {mark.line + 1}, column {mark.column + 1}"
+            content = str(node.tag or "").replace(YAML, "!!")[:80]
             if isinstance(node, ScalarNode) and node.value:
                 content = f"{content} {node.value[:80]!r}"
-            place = f"{file}, line {self.line}, column {self.column}"
         super().__init__(
             f"{place}: {content} is refused: {reason}. Allow a class of your "
             "own with register_module. If you trust the publisher of the "
@@ -372,15 +370,10 @@ def _parse(text: str) -> Node | None:
         if line.count("[") + line.count("{") > MAX_BRACKETS:
             raise _Refused(f"a line has over {MAX_BRACKETS} brackets")
     # Check limits on events, since composing nodes is recursive.
-    loader, depth, number, anchors = _Loader(text), 0, 0, set()
+    loader, depth, number = _Loader(text), 0, 0
     while loader.check_event():
         event = loader.get_event()
         number += 1
-        anchor = getattr(event, "anchor", None)
-        if anchor and not isinstance(event, ruamel.yaml.AliasEvent):
-            if anchor in anchors:
-                raise _Refused(f"the anchor {anchor[:80]!r} is defined twice")
-            anchors.add(anchor)
         depth += isinstance(event, ruamel.yaml.CollectionStartEvent)
         depth -= isinstance(event, ruamel.yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:

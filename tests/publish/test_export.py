@@ -207,7 +207,7 @@ def test_a_choice_that_is_none_is_reported(tmp_path):
     place = tmp_path / "model"
     write_run(tmp_path / "run", fill(2.0), loss=0.9, dead=3, flag=True)
     missing = FileNotFoundError
-    los = "No checkpoint has a metric 'los'.*They have dead, loss.$"
+    los = "No metric 'los'. Did you mean 'loss'.*dead, .*loss"
     for source, options, error, message in (
         (run, {"min_key": "los"}, ValueError, los),
         (
