@@ -18,14 +18,6 @@ from .common import (
     output_folder,
 )
 
-# Options that require --conversion-pairs, a model, or a token file.
-OF_CONVERSIONS = ("targets", "audio")
-OF_MODELS = (
-    *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
-    *("vocoder", "ssl_encoder", "revision", "device", "report", "engine"),
-)
-OF_TOKENS = ("codebook_size",)
-
 
 @click.command()
 @click.argument("source", metavar="MODEL|TOKENS.jsonl")
@@ -129,7 +121,8 @@ def evaluate(source, out, report, strict, engine, **options) -> None:
     reconstruction and voice conversion.
     """
     is_tokens = pathlib.Path(source).suffix == ".jsonl"
-    _check_options(source, is_tokens, options)
+    if not options["conversions"] and (options["targets"] or options["audio"]):
+        raise click.UsageError("--targets and --audio need --conversion-pairs.")
     with loading():
         from speechbrain_vq.evaluation import evaluate as run
         from speechbrain_vq.evaluation import write_report
@@ -168,25 +161,6 @@ def evaluate(source, out, report, strict, engine, **options) -> None:
     )
     if strict and bad:
         sys.exit(1)
-
-
-def _check_options(source, is_tokens, options):
-    """Raise a usage error for options that would have no effect."""
-    context = click.get_current_context()
-    given = {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name)
-        is click.core.ParameterSource.COMMANDLINE
-    }
-    for names, unused, requirement in (
-        (OF_MODELS, is_tokens, f"a model: {source} has only tokens"),
-        (OF_TOKENS, not is_tokens, "a .jsonl token file: a model has its own"),
-        (OF_CONVERSIONS, not options["conversions"], "--conversion-pairs"),
-    ):
-        for name in names:
-            if unused and name in given:
-                raise click.UsageError(f"{given[name]} needs {requirement}.")
 
 
 @click.command()

@@ -126,8 +126,8 @@ def download(
         origin = {"source": os.fspath(folder.resolve())}
         for name in (HPARAMS, *_first_existing(folder, weights)):
             find_file(folder, name)
-        if savedir is not None:
-            names = _with_vocoder(folder, names)
+        if savedir is not None and names is not None:
+            names += vocoder_files(folder)
     else:
         repo_id = as_repo_id(source)
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
@@ -155,11 +155,10 @@ def download(
                     "If only the cache lacks it, load it once with a "
                     "connection."
                 ) from error
-        all_names = _with_vocoder(folder, names)
-        if all_names != names:
+        if names is not None and (more := vocoder_files(folder)):
             # From the same commit, even if the branch has moved since.
-            _snapshot(*request, root.name, _in_subfolder(inner, all_names))
-            names = all_names
+            names += more
+            _snapshot(*request, root.name, _in_subfolder(inner, names))
     if savedir is None:
         return folder
     return _copy(folder, pathlib.Path(savedir), names, origin)
@@ -210,14 +209,12 @@ def download_encoder(
     )
 
 
-def _with_vocoder(folder, names):
-    """Add the files of the vocoder if the yaml names one in a subfolder."""
-    if names is None:
-        return None
+def vocoder_files(folder: pathlib.Path) -> list[str]:
+    """List the files of the vocoder, if a model's yaml names a subfolder."""
     vocoder = ModelYaml(find_file(folder, HPARAMS)).scalar("vocoder")
     if not is_folder_name(vocoder):
-        return names
-    return [*names, f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
+        return []
+    return [f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
 
 
 def _in_subfolder(inner, names):

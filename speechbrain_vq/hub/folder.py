@@ -308,17 +308,9 @@ def copy_folder(
         inner = [path.relative_to(folder).as_posix() for path in inner]
         names = [HPARAMS, CONFIG, LABELS, *inner]
         if not is_changed:
-            names += [*CARD_FILES, *_named_in_card(folder)]
+            names += CARD_FILES
         copy_files(folder, output, names)
     config = output / CONFIG
     if is_changed and config.is_file():
         write_json(config, {**read_json(config), "checkpoint": {}}, indent=2)
     save_weights(modules, output)
-
-
-def _named_in_card(folder: pathlib.Path) -> list[str]:
-    """Return the names of the images and audio files that the card shows."""
-    card, text = folder / CARD, ""
-    if card.is_file() and card.stat().st_size <= MAX_CONFIG:
-        text = card.read_text(encoding="utf-8", errors="replace")
-    return re.findall(r'(?:src="|\]\()([\w.-]+\.(?:png|wav))["\)]', text)

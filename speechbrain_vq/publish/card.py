@@ -75,8 +75,7 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
     """Replace the source of the card's own model with a repository.
 
     The folder name in the title and metrics is replaced, too; other models in
-    the card are not. If no line of code is marked, the line that loads
-    ``source``, the folder name, is changed.
+    the card are not.
 
     Example
     -------
@@ -90,10 +89,7 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
         title = rf"^{before}{re.escape(source)}$"
         card = re.sub(title, before + name, card, count=1, flags=re.MULTILINE)
     marked = rf"\.from_hparams\(.*\)(?={MARK}$)"
-    card, count = re.subn(marked, lambda _: call, card, flags=re.MULTILINE)
-    if count:
-        return card
-    return card.replace(f".from_hparams({json.dumps(source)})", call)
+    return re.sub(marked, lambda _: call, card, flags=re.MULTILINE)
 
 
 def _card_data(name, config, corpus, results, front_matter):

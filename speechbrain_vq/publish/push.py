@@ -1,8 +1,8 @@
 """Push an exported model to the Hugging Face Hub, in one commit."""
 
 import contextlib
+import os
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 
 from huggingface_hub import (
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from speechbrain_vq.hub import load_pretrained
-from speechbrain_vq.hub.download import COMMIT, check_repo_id
+from speechbrain_vq.hub.download import COMMIT, check_repo_id, vocoder_files
 from speechbrain_vq.hub.errors import LOG_IN, HubError, in_words, is_unreachable
 from speechbrain_vq.hub.folder import CARD, HPARAMS, WEIGHTS, find_file
 
@@ -59,8 +59,8 @@ def push_to_hub(
         Repository on the Hub, ``organization/name``; created if it does not
         exist.
     files : sequence of str
-        Further files and subfolders to push, such as ``LICENSE``. Any other
-        file that is neither hidden nor written by the export raises an error.
+        Further files and subfolders to push, such as ``LICENSE``. Of the
+        others, only files that the export wrote are pushed.
     update : bool
         Whether the files are new weights of a model in the repository. The
         folder then needs no card, and the repository keeps its other files.
@@ -89,7 +89,7 @@ def push_to_hub(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the folder cannot be loaded or contains other files, or the arguments
+        If the folder cannot be loaded or lacks a file, or the arguments
         contradict each other.
     HubError
         If the Hub rejects a request or cannot be reached; the message explains
@@ -151,36 +151,22 @@ def _additions(
     update: bool,
 ) -> list[CommitOperationAdd]:
     """Return the files to push. Raises an error if the model cannot be loaded
-    or the folder contains other files."""
+    or a file is missing."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
     load_pretrained(folder)
     if not update:
         find_file(folder, CARD)
-    names = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() or path.is_symlink()
-    }
-    # Hidden files belong to file managers, git and the Hub's client.
-    visible = {name for name in names if not re.search(r"(^|/)\.", name)}
-    requested = set()
+    names = {name for name in EXPORTED_FILES if os.path.lexists(folder / name)}
+    names.update(vocoder_files(folder))
     for file in files:
-        prefix = f"{file.rstrip('/')}/"
-        matches = {n for n in visible if n.startswith(prefix)} | names & {file}
-        if not matches:
-            raise FileNotFoundError(f"{folder} has no {file} to push.")
-        requested |= matches
-    others = sorted(visible - EXPORTED_FILES - requested)
-    if others:
-        raise ValueError(
-            f"{folder} contains {', '.join(others)}, which no export wrote. "
-            "Remove these files from the folder, or name each to push it with "
-            "the model (--file NAME, files=[...])."
-        )
+        path = folder / file
+        inner = [p for p in path.rglob("*") if p.is_file()]
+        paths = inner if path.is_dir() else [find_file(folder, file)]
+        names |= {path.relative_to(folder).as_posix() for path in paths}
     additions = []
-    for name in sorted(visible | requested):
+    for name in sorted(names):
         content: pathlib.Path | bytes = find_file(folder, name)
         if name == CARD:
             card = content.read_text(encoding="utf-8")
