@@ -87,27 +87,12 @@ def download(
         If the source is neither a folder nor a name on the Hub, or a file is
         missing in the folder.
     ValueError
-        If the source or the revision is empty, arguments contradict each other,
-        or a file is a link to a file outside the folder.
+        If arguments contradict each other, or a file is a link to a file
+        outside the folder.
     HubError
         If the Hub does not provide the files; the message explains why.
     """
-    if not isinstance(source, str | os.PathLike) or source == "":
-        raise ValueError(
-            f"The source is {source!r}; give the folder of a model, or the "
-            "name of one on the Hub ('organization/name')."
-        )
-    if revision == "":
-        raise ValueError(
-            "The revision is empty: leave it out, or name a branch, tag or "
-            "commit."
-        )
     inner = pathlib.PurePosixPath(subfolder or ".")
-    if inner.is_absolute() or ".." in inner.parts:
-        raise ValueError(
-            f"The subfolder '{subfolder}' is not within the model's folder or "
-            "repository."
-        )
     # The default weights are among the files.
     names = list(dict.fromkeys([*FILES, *weights]))
     if trust_remote_code:

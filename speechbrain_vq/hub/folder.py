@@ -154,7 +154,7 @@ def load_weights(
 
     With ``assign`` they replace the tensors of the modules, which may then be
     on the meta device. If a tensor is missing, unknown, not finite, or of
-    another shape or type, a ValueError is raised and nothing is loaded."""
+    another shape, a ValueError is raised and nothing is loaded."""
     model, weights = nn.ModuleDict(modules), dict(weights)
     upgrade_state_dict(model, weights)
     expected, others = split_tensors(model.state_dict())
@@ -207,11 +207,11 @@ def split_tensors(state: dict) -> tuple[dict, dict]:
 def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
     """Read a module's state dict from a ``torch.save`` file, without running
     code in it. As in ``read_weights``, the keys begin with the module's
-    ``name``. Raises ValueError if a value is not a tensor."""
+    ``name``. Values that are not tensors are left out."""
     try:
         # Explicit because TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
         state = torch.load(path, map_location="cpu", weights_only=True)
-        tensors, others = split_tensors(state)
+        tensors, _ = split_tensors(state)
     # A damaged file may raise any error. PyTorch's message would suggest
     # running the code in the file.
     except Exception as error:
@@ -220,20 +220,12 @@ def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
             f"tensors ({type(error).__name__}), and no code in it was run. It "
             "may be damaged, or not the original."
         ) from error
-    if others:
-        raise ValueError(
-            f"{path} was not loaded: it contains more than tensors."
-        )
     # PyTorch 2.0 renamed the parameters of weight norm.
-    new = {"weight_g": "original0", "weight_v": "original1"}
-    return {
-        re.sub(
-            r"\bweight_[gv]$",
-            lambda old: f"parametrizations.weight.{new[old[0]]}",
-            f"{name}.{key}",
-        ): value
-        for key, value in tensors.items()
-    }
+    weights, new = {}, ".parametrizations.weight.original"
+    for key, value in tensors.items():
+        key = f"{name}.{key}".replace(".weight_g", f"{new}0")
+        weights[key.replace(".weight_v", f"{new}1")] = value
+    return weights
 
 
 def find_nonfinite(weights: dict[str, Any]) -> list[str]:
@@ -255,15 +247,11 @@ def _differences(expected, actual):
     wrong += [f"'{k}' is unknown" for k in actual if k not in expected]
     for key in expected.keys() & actual.keys():
         tensor, stored = expected[key], actual[key]
-        is_float = stored.is_floating_point()
         if tensor.shape != stored.shape:
             wrong.append(
                 f"'{key}' has the shape {list(stored.shape)}, not "
                 f"{list(tensor.shape)}"
             )
-        elif tensor.is_floating_point() != is_float:
-            kind = "floating-point numbers" if is_float else "integers"
-            wrong.append(f"'{key}' holds {kind}, not {tensor.dtype}")
     return wrong
 
 
@@ -299,8 +287,6 @@ def copy_folder(
     and its files, which describe the original weights, are copied only if the
     weights have not changed."""
     output = pathlib.Path(output)
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is a file: give a folder.")
     if folder.resolve() != output.resolve():
         inner = [
             p for kind in (HPARAMS, WEIGHTS) for p in folder.glob(f"*/{kind}")

@@ -165,8 +165,4 @@ def _metrics_table(config, results):
             if name.startswith("valid_")
             and (key := name.removeprefix("valid_")) not in NO_METRIC
         }
-    # An unescaped bar would end the cell.
-    return rows + [
-        (title.replace("|", "\\|"), f"{value:.4g}")
-        for title, value in metrics.items()
-    ]
+    return rows + [(title, f"{x:.4g}") for title, x in metrics.items()]

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from speechbrain_vq.hub import load_pretrained
-from speechbrain_vq.hub.download import COMMIT, check_repo_id, vocoder_files
+from speechbrain_vq.hub.download import check_repo_id, vocoder_files
 from speechbrain_vq.hub.errors import LOG_IN, HubError, in_words, is_unreachable
 from speechbrain_vq.hub.folder import CARD, HPARAMS, WEIGHTS, find_file
 
@@ -103,8 +103,6 @@ def push_to_hub(
     check_repo_id(repo_id)
     if create_pr and tag is not None:
         raise ValueError("A pull request is tagged once it is merged.")
-    if revision is not None and COMMIT.fullmatch(revision):
-        raise ValueError(f"revision '{revision}' is a commit; name a branch.")
     operations: list[Operation] = [*_additions(folder, repo_id, files, update)]
     if token is False or token is None and get_token() is None:
         raise HubError(f"Pushing requires a token with write access: {LOG_IN}.")

@@ -95,7 +95,6 @@ def test_help_is_instant():
             "Did you mean 'train.yaml'?",
         ),
         (["train", "WSJ/phone"], "Did you mean 'WSJ/phone-recognition'?"),
-        (["train", "MiniSpeech"], "Did you mean 'MiniSpeech/unit-discovery'?"),
         (["train", ".", "--recipe=unit"], "Did you mean 'units'?"),
         (["train", ".", "--stpes=100"], "Did you mean '--steps'?"),
         (["train", ".", "--preset=robst"], "Did you mean 'robust'?"),

@@ -43,8 +43,6 @@ def test_a_folder_is_used_as_it_is(hub, tmp_path):
 @pytest.mark.parametrize(
     "source, options, message",
     [
-        *((x, {}, f"source is {x!r}; give") for x in (None, "", 3)),
-        *((x, {"revision": ""}, "revision is empty") for x in (ID, "model")),
         ("model", {"revision": "v1"}, "no revision 'v1'"),
         ("model", {"savedir": "x.ckpt"}, "x.ckpt is a file, or"),
         ("x.ckpt", {}, "is a file"),

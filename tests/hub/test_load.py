@@ -69,7 +69,6 @@ def test_half_precision_weights_load(folder):
         ({"encoder.bias": None}, "'encoder.bias' is missing"),
         ({"encoder.more": torch.ones(1)}, "'encoder.more' is unknown"),
         ({"encoder.bias": torch.ones(4)}, r"shape \[4\], not \[3\]"),
-        ({"encoder.bias": torch.ones(3).int()}, "integers, not torch.float32"),
         ({"quantizer._extra_state": torch.ones(1)}, "_extra_state' is unknown"),
         ({"encoder.bias": torch.tensor([0, torch.nan, 0])}, "are NaN or infin"),
         ({"encoder.bias": torch.full([3], torch.inf)}, "are NaN or infinite"),
@@ -275,8 +274,6 @@ def test_a_model_in_a_subfolder(hub, folder, tmp_path):
     for source in (where, ID):
         with pytest.raises((FileNotFoundError, HubError), match="worst"):
             load_pretrained(source, subfolder="worst")
-        with pytest.raises(ValueError, match="subfolder"):
-            load_pretrained(source, subfolder="../best")
 
 
 def test_shared_layers_do_not_let_others_allocate(folder):

@@ -173,7 +173,6 @@ def replaced(old, new):
         (None, {"repo_id": "model"}, "lacks its owner"),
         (None, {"repo_id": "a/b/c"}, "cannot be a repository"),
         (None, {"create_pr": True, "tag": "v1"}, "once it is merged"),
-        (None, {"revision": "0" * 40}, "name a branch"),
         (None, {"token": False}, "requires a token with write acc"),
         ("logged out", {}, "requires a token with write acc"),
     ],
