@@ -92,7 +92,6 @@ def write_out(path: Path) -> str:
     if variant:
         values = load(text)
         recursive_update(values, variant)
-        _add_comments(values, variant)
         text = dump(values)
     return text
 
@@ -155,15 +154,5 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
     included = Path(hparams_file).parent / tag.removeprefix("!include:")
     base, values, overrides = read_recipe(str(included))
     own = recipe["recipe"]
-    if not overrides:
-        return base, values, own
     recursive_update(overrides, own)
-    _add_comments(overrides, own)
     return base, values, overrides
-
-
-def _add_comments(values: dict, others: dict) -> None:
-    """Copy comments from other yaml values to keys without a comment."""
-    values.ca.items.update(
-        {k: v for k, v in others.ca.items.items() if k not in values.ca.items}
-    )

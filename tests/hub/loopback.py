@@ -146,7 +146,6 @@ class Fault:
     times: int
     answer: "Answer | None" = None
     cut: int | None = None
-    cut_upload: int | None = None
     action: Callable | None = None
 
 
@@ -213,10 +212,6 @@ class LoopbackHub:
     def cut(self, path="", after=0, times=1, method="GET"):
         """Reset the connection after `after` bytes of the answer's body."""
         self.faults.append(Fault(method, path, times, cut=after))
-
-    def cut_upload(self, path="", after=0, times=1, method=None):
-        """Reset the connection after `after` bytes of the request's body."""
-        self.faults.append(Fault(method, path, times, cut_upload=after))
 
     def before(self, path, action):
         """Do something once, before the next request with `path` in it."""
@@ -292,9 +287,6 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.action:
             fault.action()
         try:
-            if fault and fault.cut_upload is not None:
-                self.rfile.read(min(size, fault.cut_upload))
-                return self._reset()
             body = self.rfile.read(size)
             answer = (fault and fault.answer) or self._call(hub, body)
             self._send(answer, fault and fault.cut)

@@ -297,20 +297,6 @@ def test_trouble_harms_nothing(hub, folder, status, where, message, no_waiting):
     assert is_same(hub, folder) and commits(hub) == 3
 
 
-def test_cut_in_the_middle_of_the_upload_and_gone(hub, folder, no_waiting):
-    before = hub.put(ID)
-    hub.cut_upload(after=100, times=99, method="PUT")
-    for _ in range(2):
-        with pytest.raises(HubError, match="cannot be reached.*Push again"):
-            push_to_hub(folder, ID)
-        hub.stop()
-    hub.start()
-    assert hub.repo(ID).head() == before
-    hub.faults.clear()
-    push_to_hub(folder, ID)
-    assert is_same(hub, folder)
-
-
 def test_cut_after_the_commit_the_same_again_is_enough(hub, folder):
     hub.put(ID)
     hub.cut("/commit/", method="POST")
