@@ -153,6 +153,5 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
         return hparams_file, recipe, {}
     included = Path(hparams_file).parent / tag.removeprefix("!include:")
     base, values, overrides = read_recipe(str(included))
-    own = recipe["recipe"]
-    recursive_update(overrides, own)
+    recursive_update(overrides, recipe["recipe"])
     return base, values, overrides

@@ -18,7 +18,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from speechbrain_vq._names import suggestion
+from speechbrain_vq._names import unknown_name
 
 from .registry import BUILDABLE, Buildable
 
@@ -208,30 +208,25 @@ class ModelYaml:
             raise _Refused("it refers to text with a reference", node)
         return match[1]
 
-    def _override(
-        self, value: Any, overrides: Mapping[str, Any], path: str = ""
-    ) -> None:
+    def _override(self, value: Any, overrides: Mapping[str, Any]) -> None:
         """Replace values with plain ones."""
         value = self._resolved(value)
         value = value.arguments if isinstance(value, _Call) else value
         known = value if isinstance(value, dict) else {}
         for key, new in overrides.items():
-            name = f"{path}{key}"
             if key not in known:
                 raise ValueError(
-                    f"overrides: the yaml has no '{name}'."
-                    f"{suggestion(key, known)} Keys at this level: "
-                    f"{', '.join(known) or 'none'}."
+                    f"overrides: {unknown_name('key', key, known)}"
                 )
             if isinstance(new, Mapping):
-                self._override(known[key], new, f"{name}.")
-                continue
-            if not _is_plain(new):
+                self._override(known[key], new)
+            elif _is_plain(new):
+                known[key] = new
+            else:
                 raise ValueError(
-                    f"overrides: '{name}' is {new!r}: give plain values "
+                    f"overrides: '{key}' is {new!r}: give plain values "
                     "(numbers, text, or lists of them)."
                 )
-            known[key] = new
 
     def _resolved(self, value: Any) -> Any:
         """Return the value that a reference stands for, or the value itself."""

@@ -248,10 +248,10 @@ def test_overrides_are_plain_values_of_the_yaml(folder):
         options = {"overrides": changes, "trust_remote_code": trusted}
         assert load_pretrained(folder, **options)["sample_rate"] == 8000
     for wrong, message in (
-        ({"rate": 1}, "no 'rate'"),
-        ({"modules": {"encoder": {"width": 1}}}, "no 'modules.encoder.width'"),
+        ({"rate": 1}, "No key 'rate'"),
+        ({"modules": {"encoder": {"width": 1}}}, "No key 'width'"),
         ({"sample_rate": os.system}, "plain values"),
-        ({"sample_rate": {"a": 1}}, "no 'sample_rate.a'"),
+        ({"sample_rate": {"a": 1}}, "No key 'a'"),
     ):
         with pytest.raises(ValueError, match=message):
             load_pretrained(folder, overrides=wrong)
@@ -304,10 +304,7 @@ def test_shared_layers_do_not_let_others_allocate(folder):
     [
         ('{"commit": "%s"}' % ("ab" * 20), "ab" * 20),
         ('{"commit": "main"}', None),
-        ('{"commit": 7}', None),
-        ("{}", None),
         ("[1]", ValueError),
-        ("{", ValueError),
         ("[" * 200_000, ValueError),
         (" " * 2**21 + "{}", ValueError),
     ],
