@@ -8,16 +8,14 @@ def suggestion(
     name: str, known: Iterable[str], shown: Callable[[str], str] = str
 ) -> str:
     """Return ``" Did you mean 'x'?"`` with the closest known name, formatted by
-    ``shown``, or an empty string if none is close. For the name of a corpus,
-    suggest its unit-discovery recipe, if there is one.
+    ``shown``, or an empty string if none is close.
 
     Example
     -------
     >>> suggestion("los", ["loss", "pnmi"])
     " Did you mean 'loss'?"
     """
-    known, first = list(known), f"{name}/unit-discovery"
-    close = get_close_matches(first if first in known else name, known, n=1)
+    close = get_close_matches(name, list(known), n=1)
     return f" Did you mean {shown(close[0])!r}?" if close else ""
 
 

@@ -3,7 +3,6 @@ presets."""
 
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -71,19 +70,11 @@ def make_corpus(folder: pathlib.Path, minutes: float) -> None:
 def run_python(*arguments: str, stdout=None) -> int:
     """Run Python in a child process and return its exit code.
 
-    The child ignores Ctrl-C, so it prints no message, and is terminated when
-    this process stops waiting for it."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        child = subprocess.Popen([sys.executable, *arguments], stdout=stdout)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    try:
-        return child.wait()
-    finally:
-        # A second demo must not find the child still writing the same files.
-        child.terminate()
-        child.wait()
+    In a session of its own, the child does not see Ctrl-C. It is killed when
+    this process does."""
+    command = [sys.executable, *arguments]
+    options = {"stdout": stdout, "start_new_session": True}
+    return subprocess.run(command, check=False, **options).returncode
 
 
 def run_folder(output, preset, seed, steps) -> pathlib.Path:

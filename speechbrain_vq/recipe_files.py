@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from speechbrain_vq._names import suggestion, unknown_name
 from speechbrain_vq.presets import package_folder, preset_path
@@ -93,26 +92,8 @@ def write_out(path: Path) -> str:
     if variant:
         values = load(text)
         recursive_update(values, variant)
-        _add_comments(values, variant)
         text = dump(values)
     return text
-
-
-class _Representer(RoundTripRepresenter):
-    """Representer that writes null, True and False as the recipes do."""
-
-    def represent_none(self, value):
-        """Write None as null."""
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-    def represent_bool(self, value, anchor=None):
-        """Write True and False."""
-        text = str(bool(value))
-        return self.represent_scalar("tag:yaml.org,2002:bool", text)
-
-
-_Representer.add_representer(type(None), _Representer.represent_none)
-_Representer.add_representer(bool, _Representer.represent_bool)
 
 
 def load(text: str) -> dict:
@@ -123,7 +104,6 @@ def load(text: str) -> dict:
 def dump(values: dict) -> str:
     """Write values from ``load`` as yaml."""
     text, yaml = io.StringIO(), YAML()
-    yaml.Representer = _Representer
     yaml.indent(mapping=4)
     yaml.width = 1000
     yaml.dump(values, text)
@@ -173,16 +153,5 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
         return hparams_file, recipe, {}
     included = Path(hparams_file).parent / tag.removeprefix("!include:")
     base, values, overrides = read_recipe(str(included))
-    own = recipe["recipe"]
-    if not overrides:
-        return base, values, own
-    recursive_update(overrides, own)
-    _add_comments(overrides, own)
+    recursive_update(overrides, recipe["recipe"])
     return base, values, overrides
-
-
-def _add_comments(values: dict, others: dict) -> None:
-    """Copy comments from other yaml values to keys without a comment."""
-    values.ca.items.update(
-        {k: v for k, v in others.ca.items.items() if k not in values.ca.items}
-    )

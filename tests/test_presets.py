@@ -110,7 +110,6 @@ def test_what_is_no_key_of_a_preset_is_told():
             for name in ("../hparams/robust", "robust.yaml", "")
         ),
         (recipe_path, "MiniSpech", "No recipe 'MiniSpech'"),
-        (recipe_path, "MiniSpeech/train.py", "mean 'MiniSpeech/unit-discovery"),
         (recipe_path, "MiniSpeech/unit-vocodr/x", "mean 'MiniSpeech/unit-voco"),
         (bundled, "unit", "No bundled model 'unit'.*'units'"),
     ],

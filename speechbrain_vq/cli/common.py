@@ -7,13 +7,12 @@ import pathlib
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 
 import click
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.dataio.atomic import check_regular, check_writable
+from speechbrain_vq.dataio.atomic import check_writable
 from speechbrain_vq.recipe_files import one_line
 
 logger = logging.getLogger(__name__)
@@ -46,16 +45,8 @@ class OutputPath(click.Path):
     def convert(self, value, parameter, context) -> pathlib.Path:
         """Check that a path can be written, and return it."""
         path = pathlib.Path(super().convert(value, parameter, context))
-        if not path.is_dir():
-            try:
-                check_regular(path)
-            except FileExistsError as error:
-                self.fail(str(error), parameter, context)
         folder = path.absolute().parent if self.file_okay else path.absolute()
-        ancestors = (folder, *folder.parents)
-        parent = next(filter(os.path.lexists, ancestors))
-        if not parent.is_dir():
-            self.fail(f"'{parent}' is not a folder.", parameter, context)
+        parent = next(filter(os.path.lexists, (folder, *folder.parents)))
         try:
             check_writable(parent)
         except OSError as error:
@@ -224,18 +215,14 @@ def loading() -> Iterator[None]:
     if sys.stderr.isatty():
         click.echo("Loading ...", err=True)
     handler = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set a handler. A process that ignores SIGINT,
-    # such as a background job, must keep ignoring it.
-    if (
-        handler is signal.default_int_handler
-        and threading.current_thread() is threading.main_thread()
-    ):
+    # A process that ignores SIGINT, such as a background job, must keep
+    # ignoring it.
+    if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is _exit:
-            signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _exit(number, frame):

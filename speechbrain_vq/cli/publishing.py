@@ -87,13 +87,6 @@ def export(
     click.echo(f"Exported to {output}")
 
 
-_VISIBILITY = {
-    None: "visibility as its owner has set (--private: members only)",
-    True: "private",
-    False: "public",
-}
-
-
 @click.command()
 @click.argument("folder", type=folder_path)
 @click.argument("repo_id", metavar="ORG/NAME")
@@ -123,21 +116,8 @@ _VISIBILITY = {
 def push(folder, repo_id, **options) -> None:
     """Push an exported model to the Hugging Face Hub."""
     with loading():
-        from huggingface_hub import ModelCard
-
-        from speechbrain_vq.hub.download import check_repo_id
         from speechbrain_vq.publish import push_to_hub
 
-    with clean_errors():
-        check_repo_id(repo_id)
-    card = folder / "README.md"
-    if card.is_file():
-        license = ModelCard.load(card, ignore_metadata_errors=True).data.license
-        click.echo(
-            f"Pushing {folder} to {repo_id}, license {license}, "
-            f"{_VISIBILITY[options['private']]} ...",
-            err=True,
-        )
     with clean_errors(
         "Interrupted. Run the same command again: uploaded files are not sent "
         "twice."

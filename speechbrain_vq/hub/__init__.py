@@ -17,15 +17,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Point to the replacement of a public name that moved or was removed."""
-    if name == "load_hparams_safely":
-        # `from ... import` would hide the message of an AttributeError.
-        raise ImportError(
-            "load_hparams_safely was removed: model folders are read as data. "
-            "Use load_pretrained for folders of registered classes "
-            "(register_module adds your own), and "
-            "hyperpyyaml.load_hyperpyyaml for any other yaml that you trust."
-        )
+    """Point to the present place of a public name that moved."""
     if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(

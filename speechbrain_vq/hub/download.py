@@ -1,16 +1,18 @@
 """Find or download the files of a model."""
 
-import contextlib
 import os
 import pathlib
 import re
+import shutil
 import warnings
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from speechbrain_vq._names import suggestion
+from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.manifests import write_json
 from speechbrain_vq.presets import bundled, bundled_names
 
 from .errors import HubError, in_words, is_unreachable
@@ -18,13 +20,13 @@ from .folder import (
     CONFIG,
     HPARAMS,
     LABELS,
+    MARK,
     WEIGHTS,
+    copy_files,
     find_file,
     is_folder_name,
-    pickles_hint,
 )
 from .plain import ModelYaml
-from .savedir import place
 
 # The only files fetched from a repository, since others may contain code. A
 # pattern with a star would also match files in subfolders.
@@ -85,27 +87,12 @@ def download(
         If the source is neither a folder nor a name on the Hub, or a file is
         missing in the folder.
     ValueError
-        If the source or the revision is empty, arguments contradict each other,
-        or a file is a link to a file outside the folder.
+        If arguments contradict each other, or a file is a link to a file
+        outside the folder.
     HubError
         If the Hub does not provide the files; the message explains why.
     """
-    if not isinstance(source, str | os.PathLike) or source == "":
-        raise ValueError(
-            f"The source is {source!r}; give the folder of a model, or the "
-            "name of one on the Hub ('organization/name')."
-        )
-    if revision == "":
-        raise ValueError(
-            "The revision is empty: leave it out, or name a branch, tag or "
-            "commit."
-        )
     inner = pathlib.PurePosixPath(subfolder or ".")
-    if inner.is_absolute() or ".." in inner.parts:
-        raise ValueError(
-            f"The subfolder '{subfolder}' is not within the model's folder or "
-            "repository."
-        )
     # The default weights are among the files.
     names = list(dict.fromkeys([*FILES, *weights]))
     if trust_remote_code:
@@ -124,8 +111,8 @@ def download(
         origin = {"source": os.fspath(folder.resolve())}
         for name in (HPARAMS, *_first_existing(folder, weights)):
             find_file(folder, name)
-        if savedir is not None:
-            names = _with_vocoder(folder, names)
+        if savedir is not None and names is not None:
+            names += vocoder_files(folder)
     else:
         repo_id = as_repo_id(source)
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
@@ -144,15 +131,42 @@ def download(
         origin = {"source": repo_id, "commit": root.name}
         if subfolder is not None:
             origin["subfolder"] = inner.as_posix()
-        _check_complete(repo_id, root, inner, token, local_files_only, weights)
-        all_names = _with_vocoder(folder, names)
-        if all_names != names:
+        for name in (HPARAMS, *_first_existing(folder, weights)):
+            try:
+                find_file(folder, name)
+            except FileNotFoundError as error:
+                raise HubError(
+                    f"'{repo_id}' at commit {root.name} has no {inner / name}. "
+                    "If only the cache lacks it, load it once with a "
+                    "connection."
+                ) from error
+        if names is not None and (more := vocoder_files(folder)):
             # From the same commit, even if the branch has moved since.
-            _snapshot(*request, root.name, _in_subfolder(inner, all_names))
-            names = all_names
+            names += more
+            _snapshot(*request, root.name, _in_subfolder(inner, names))
     if savedir is None:
         return folder
-    return place(folder, pathlib.Path(savedir), names, origin, force_download)
+    return _copy(folder, pathlib.Path(savedir), names, origin)
+
+
+def _copy(folder, savedir, names, origin):
+    """Copy the files ``names``, or all, of a model to ``savedir``, which must
+    be new, empty, or an earlier copy. Return its path."""
+    savedir = savedir.expanduser().resolve()
+    if savedir == folder.resolve():
+        return folder
+    if savedir.exists() and not (savedir / MARK).is_file():
+        if not savedir.is_dir() or any(savedir.iterdir()):
+            raise FileExistsError(
+                f"savedir {savedir} is a file, or contains other files, which "
+                "would be lost: choose a new or an empty folder."
+            )
+    with atomic_folder(savedir) as new:
+        if names is None:
+            shutil.copytree(folder, new, dirs_exist_ok=True)
+        copy_files(folder, new, names or ())
+        write_json(new / MARK, {**origin, "files": names})
+    return savedir
 
 
 def download_encoder(
@@ -180,14 +194,12 @@ def download_encoder(
     )
 
 
-def _with_vocoder(folder, names):
-    """Add the files of the vocoder if the yaml names one in a subfolder."""
-    if names is None:
-        return None
+def vocoder_files(folder: pathlib.Path) -> list[str]:
+    """List the files of the vocoder, if a model's yaml names a subfolder."""
     vocoder = ModelYaml(find_file(folder, HPARAMS)).scalar("vocoder")
     if not is_folder_name(vocoder):
-        return names
-    return [*names, f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
+        return []
+    return [f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
 
 
 def _in_subfolder(inner, names):
@@ -233,18 +245,12 @@ def check_repo_id(repo_id: str) -> None:
 
 def _suggest(path):
     """Return a hint for an error message: a folder or bundled model with a
-    similar name, or an unfinished run."""
-    run = path.parent
+    similar name."""
+    parent = path.parent
     # Folders in the working directory are unrelated to a bare name.
-    siblings = run.glob("*") if run.name and run.is_dir() else ()
+    siblings = parent.glob("*") if parent.name else ()
     folders = [str(sibling) for sibling in siblings if sibling.is_dir()]
-    hint = suggestion(str(path), [*folders, *bundled_names()])
-    if not hint and (run / HPARAMS).is_file():
-        hint = (
-            f" The run in {run} has no model yet: it is exported when the "
-            "training ends. The same command resumes the training."
-        )
-    return hint
+    return suggestion(str(path), [*folders, *bundled_names()])
 
 
 def _snapshot(
@@ -284,11 +290,10 @@ def _cached(fetch, repo_id, revision, error):
         folder = fetch(local_files_only=True)
     except FileNotFoundError:
         raise error from None
-    is_answer = isinstance(error, HfHubHTTPError)
-    why = "returned an error" if is_answer else "cannot be reached"
     warnings.warn(
-        f"The Hub {why}: '{repo_id}' at revision '{revision or 'main'}' is "
-        f"loaded from the cache, as of commit {folder.name}.",
+        f"The Hub cannot be reached: '{repo_id}' at revision "
+        f"'{revision or 'main'}' is loaded from the cache, as of commit "
+        f"{folder.name}.",
         stacklevel=2,
     )
     return folder
@@ -298,30 +303,3 @@ def _first_existing(folder, weights):
     """Return the first existing weights file, else the first, in a list."""
     present = [name for name in weights if (folder / name).is_file()]
     return (present or list(weights))[:1]
-
-
-def _check_complete(repo_id, root, inner, token, offline, weights):
-    """Raise a HubError if the repository or its cached copy lacks a file."""
-    for name in (HPARAMS, *_first_existing(root / inner, weights)):
-        try:
-            find_file(root / inner, name)
-        except FileNotFoundError as error:
-            model = f"'{repo_id}' at commit {root.name}"
-            if inner.parts:
-                model += f", folder '{inner}',"
-            names = ()
-            with contextlib.suppress(HTTPError, ConnectionError):
-                if not offline:
-                    api = HfApi(token=token)
-                    names = api.list_repo_files(repo_id, revision=root.name)
-            if not names or (inner / name).as_posix() in names:
-                raise HubError(
-                    f"The cache has {model}, but not its {name}: load it once "
-                    "with a connection."
-                ) from error
-            paths = map(pathlib.PurePosixPath, names)
-            siblings = [path.name for path in paths if path.parent == inner]
-            hint = pickles_hint(siblings) if name == WEIGHTS else ""
-            raise HubError(
-                f"{model} cannot be loaded: it has no {name}.{hint}"
-            ) from error

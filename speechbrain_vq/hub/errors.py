@@ -31,7 +31,6 @@ def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
         errors.HTTPError,
         errors.EntryNotFoundError,
         errors.FileMetadataError,
-        errors.LocalTokenNotFoundError,
         errors.XetDownloadError,
         ConnectionError,
     ) as error:
@@ -50,56 +49,29 @@ def _explain(error, repo_id, revision):
             f"'{repo_id}' has no revision '{revision or 'main'}': see "
             f"{page}/commits."
         )
-    if isinstance(error, errors.DisabledRepoError):
-        return f"'{repo_id}' was disabled: see {page}."
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"There is no model '{repo_id}' at {constants.ENDPOINT}, or it is "
             f"private and you have no access: {LOG_IN} with access to it."
         )
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        return f"There is no token: {LOG_IN}."
     if isinstance(error, errors.HfHubHTTPError):
-        return _explain_status(error, repo_id)
+        status = error.response.status_code
+        reason = error.server_message or _cause(error)
+        hint = f": {LOG_IN} that is valid" if status == 401 else ""
+        return (
+            f"{constants.ENDPOINT} answered the request for '{repo_id}' with "
+            f"error {status} ({reason}){hint}."
+        )
     if isinstance(error, errors.LocalEntryNotFoundError):
-        cause = f" ({_cause(error)})" if error.__cause__ else ""
         return (
             f"'{repo_id}' at revision '{revision or 'main'}' is not completely "
-            "in the cache, and the Hub was not contacted or did not answer"
-            f"{cause}. Try again with a connection and without "
+            "in the cache, and the Hub was not contacted or did not answer "
+            f"({_cause(error)}). Try again with a connection and without "
             "local_files_only or HF_HUB_OFFLINE."
         )
     return (
         f"{constants.ENDPOINT} cannot be reached ({_cause(error)}). Check the "
         "connection and try again."
-    )
-
-
-def _explain_status(error, repo_id):
-    status = error.response.status_code
-    reason = error.server_message or _cause(error)
-    if status == 401:
-        return (
-            f"The token is wrong or has expired ({reason}): {LOG_IN} that is "
-            "valid."
-        )
-    if status == 403:
-        return f"The token gives no access to '{repo_id}' ({reason})."
-    if status == 429:
-        wait = error.response.headers.get("Retry-After")
-        when = f" in {wait} s" if wait else " later"
-        return (
-            f"Too many requests to {constants.ENDPOINT} ({reason}): try again"
-            f"{when}. The limit is higher for users who are logged in."
-        )
-    if status >= 500:
-        return (
-            f"{constants.ENDPOINT} has trouble (error {status}): try again "
-            "later."
-        )
-    return (
-        f"{constants.ENDPOINT} rejected the request for '{repo_id}' "
-        f"({status}: {reason})."
     )
 
 

@@ -61,10 +61,19 @@ def check_exists(path: pathlib.Path) -> None:
     if path.is_file():
         return
     folder, hint = path.parent, ""
-    if path.name == WEIGHTS and folder.is_dir():
-        hint = pickles_hint([file.name for file in folder.iterdir()])
-        if (folder / "model").is_dir():
-            hint = f" It may be a run, whose model is {folder / 'model'}."
+    if path.name == WEIGHTS and (folder / "model").is_dir():
+        hint = f" It may be a run, whose model is {folder / 'model'}."
+    elif path.name == WEIGHTS and folder.is_dir():
+        names = sorted(file.name for file in folder.iterdir())
+        pickles = [name for name in names if name.endswith(PICKLES)]
+        if pickles:
+            hint = (
+                f" It has {', '.join(pickles[:3])}, but such files can run "
+                "code and are not read. If you trust their source, load the "
+                "model with SpeechBrain's own from_hparams and write its "
+                "weights with safetensors.torch.save_file("
+                f"model.mods.state_dict(), '{WEIGHTS}')."
+            )
     raise FileNotFoundError(
         f"'{folder}' is not a folder with a pretrained model: there is no "
         f"{path.name} in it.{hint}"
@@ -120,20 +129,6 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def pickles_hint(names: Iterable[str]) -> str:
-    """Return a hint for an error message: how to convert pickled weights, which
-    can run code. The hint is empty if there are none among ``names``."""
-    pickles = sorted(n for n in names if n.endswith(PICKLES))
-    if not pickles:
-        return ""
-    return (
-        f" It has {', '.join(pickles[:3])}, but such files can run code and "
-        "are not read. If you trust their source, load the model with "
-        "SpeechBrain's own from_hparams and write its weights with "
-        f"safetensors.torch.save_file(model.mods.state_dict(), '{WEIGHTS}')."
-    )
-
-
 def read_weights(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file. Raises ValueError if it is not one."""
     with open(path, "rb") as file:
@@ -159,7 +154,7 @@ def load_weights(
 
     With ``assign`` they replace the tensors of the modules, which may then be
     on the meta device. If a tensor is missing, unknown, not finite, or of
-    another shape or type, a ValueError is raised and nothing is loaded."""
+    another shape, a ValueError is raised and nothing is loaded."""
     model, weights = nn.ModuleDict(modules), dict(weights)
     upgrade_state_dict(model, weights)
     expected, others = split_tensors(model.state_dict())
@@ -170,7 +165,12 @@ def load_weights(
             f"{path} does not fit the model in {HPARAMS} next to it: "
             f"{'; '.join(problems[:5])}{more}."
         )
-    _check_finite(path, weights)
+    broken = find_nonfinite(weights)
+    if broken:
+        raise ValueError(
+            f"{path} is unusable: {', '.join(map(repr, broken[:5]))} have "
+            "values that are NaN or infinite. The model must be trained again."
+        )
     if assign:
         # Copy, since the file may be overwritten while the model is in use.
         weights = {
@@ -207,11 +207,11 @@ def split_tensors(state: dict) -> tuple[dict, dict]:
 def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
     """Read a module's state dict from a ``torch.save`` file, without running
     code in it. As in ``read_weights``, the keys begin with the module's
-    ``name``. Raises ValueError if a value is not a tensor."""
+    ``name``. Values that are not tensors are left out."""
     try:
         # Explicit because TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
         state = torch.load(path, map_location="cpu", weights_only=True)
-        tensors, others = split_tensors(state)
+        tensors, _ = split_tensors(state)
     # A damaged file may raise any error. PyTorch's message would suggest
     # running the code in the file.
     except Exception as error:
@@ -220,20 +220,12 @@ def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
             f"tensors ({type(error).__name__}), and no code in it was run. It "
             "may be damaged, or not the original."
         ) from error
-    if others:
-        raise ValueError(
-            f"{path} was not loaded: it contains more than tensors."
-        )
     # PyTorch 2.0 renamed the parameters of weight norm.
-    new = {"weight_g": "original0", "weight_v": "original1"}
-    return {
-        re.sub(
-            r"\bweight_[gv]$",
-            lambda old: f"parametrizations.weight.{new[old[0]]}",
-            f"{name}.{key}",
-        ): value
-        for key, value in tensors.items()
-    }
+    weights, new = {}, ".parametrizations.weight.original"
+    for key, value in tensors.items():
+        key = f"{name}.{key}".replace(".weight_g", f"{new}0")
+        weights[key.replace(".weight_v", f"{new}1")] = value
+    return weights
 
 
 def find_nonfinite(weights: dict[str, Any]) -> list[str]:
@@ -249,37 +241,17 @@ def find_nonfinite(weights: dict[str, Any]) -> list[str]:
     ]
 
 
-def _check_finite(path, weights):
-    try:
-        broken = find_nonfinite(weights)
-    except NotImplementedError as error:  # 4-bit floats
-        raise ValueError(
-            f"{path} has tensors of a type that PyTorch cannot convert: {error}"
-        ) from error
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ValueError(
-            f"{path} is unusable: {', '.join(map(repr, broken[:5]))}{more} "
-            "have values that are NaN or infinite. The model must be trained "
-            "again."
-        )
-
-
 def _differences(expected, actual):
     """Describe tensors that are missing, unknown, or of another shape."""
     wrong = [f"'{k}' is missing" for k in expected if k not in actual]
     wrong += [f"'{k}' is unknown" for k in actual if k not in expected]
     for key in expected.keys() & actual.keys():
         tensor, stored = expected[key], actual[key]
-        is_float = stored.is_floating_point()
         if tensor.shape != stored.shape:
             wrong.append(
                 f"'{key}' has the shape {list(stored.shape)}, not "
                 f"{list(tensor.shape)}"
             )
-        elif tensor.is_floating_point() != is_float:
-            kind = "floating-point numbers" if is_float else "integers"
-            wrong.append(f"'{key}' holds {kind}, not {tensor.dtype}")
     return wrong
 
 
@@ -315,8 +287,6 @@ def copy_folder(
     and its files, which describe the original weights, are copied only if the
     weights have not changed."""
     output = pathlib.Path(output)
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is a file: give a folder.")
     if folder.resolve() != output.resolve():
         inner = [
             p for kind in (HPARAMS, WEIGHTS) for p in folder.glob(f"*/{kind}")
@@ -324,17 +294,9 @@ def copy_folder(
         inner = [path.relative_to(folder).as_posix() for path in inner]
         names = [HPARAMS, CONFIG, LABELS, *inner]
         if not is_changed:
-            names += [*CARD_FILES, *_named_in_card(folder)]
+            names += CARD_FILES
         copy_files(folder, output, names)
     config = output / CONFIG
     if is_changed and config.is_file():
         write_json(config, {**read_json(config), "checkpoint": {}}, indent=2)
     save_weights(modules, output)
-
-
-def _named_in_card(folder: pathlib.Path) -> list[str]:
-    """Return the names of the images and audio files that the card shows."""
-    card, text = folder / CARD, ""
-    if card.is_file() and card.stat().st_size <= MAX_CONFIG:
-        text = card.read_text(encoding="utf-8", errors="replace")
-    return re.findall(r'(?:src="|\]\()([\w.-]+\.(?:png|wav))["\)]', text)

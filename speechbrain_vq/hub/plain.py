@@ -18,7 +18,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from speechbrain_vq._names import suggestion
+from speechbrain_vq._names import unknown_name
 
 from .registry import BUILDABLE, Buildable
 
@@ -53,15 +53,13 @@ class UnsafeHparamsError(ValueError):
     def __init__(
         self, reason: str, file: str, node: Node | None = None
     ) -> None:
-        self.file, self.line, self.column, self.tag = file, None, None, None
         place, content = file, "the file"
         if node is not None:
-            self.line = node.start_mark.line + 1
-            self.column = node.start_mark.column + 1
-            self.tag = content = str(node.tag or "").replace(YAML, "!!")[:80]
+            mark = node.start_mark
+            place = f"{file}, line {mark.line + 1}, column {mark.column + 1}"
+            content = str(node.tag or "").replace(YAML, "!!")[:80]
             if isinstance(node, ScalarNode) and node.value:
                 content = f"{content} {node.value[:80]!r}"
-            place = f"{file}, line {self.line}, column {self.column}"
         super().__init__(
             f"{place}: {content} is refused: {reason}. Allow a class of your "
             "own with register_module. If you trust the publisher of the "
@@ -210,43 +208,25 @@ class ModelYaml:
             raise _Refused("it refers to text with a reference", node)
         return match[1]
 
-    def _override(
-        self, value: Any, overrides: Mapping[str, Any], path: str = ""
-    ) -> None:
-        """Replace plain values with others of the same type."""
-        if not isinstance(overrides, Mapping):
-            raise TypeError(
-                "overrides must be a dict of values by name, got "
-                f"{overrides!r}."
-            )
+    def _override(self, value: Any, overrides: Mapping[str, Any]) -> None:
+        """Replace values with plain ones."""
         value = self._resolved(value)
         value = value.arguments if isinstance(value, _Call) else value
         known = value if isinstance(value, dict) else {}
         for key, new in overrides.items():
-            name = f"{path}{key}"
             if key not in known:
                 raise ValueError(
-                    f"overrides: the yaml has no '{name}'."
-                    f"{suggestion(key, known)} Keys at this level: "
-                    f"{', '.join(known) or 'none'}."
+                    f"overrides: {unknown_name('key', key, known)}"
                 )
             if isinstance(new, Mapping):
-                self._override(known[key], new, f"{name}.")
-                continue
-            if not _is_plain(new):
+                self._override(known[key], new)
+            elif _is_plain(new):
+                known[key] = new
+            else:
                 raise ValueError(
-                    f"overrides: '{name}' is {new!r}: give plain values "
+                    f"overrides: '{key}' is {new!r}: give plain values "
                     "(numbers, text, or lists of them)."
                 )
-            expected = _type_name(self._resolved(known[key]))
-            # Text, such as the name of a vocoder, may be replaced by null.
-            removed = new is None and expected == "text"
-            if expected not in (_type_name(new), "null") and not removed:
-                raise ValueError(
-                    f"overrides: '{name}' is {new!r}, but the yaml has a "
-                    f"{expected} there."
-                )
-            known[key] = new
 
     def _resolved(self, value: Any) -> Any:
         """Return the value that a reference stands for, or the value itself."""
@@ -385,15 +365,10 @@ def _parse(text: str) -> Node | None:
         if line.count("[") + line.count("{") > MAX_BRACKETS:
             raise _Refused(f"a line has over {MAX_BRACKETS} brackets")
     # Check limits on events, since composing nodes is recursive.
-    loader, depth, number, anchors = _Loader(text), 0, 0, set()
+    loader, depth, number = _Loader(text), 0, 0
     while loader.check_event():
         event = loader.get_event()
         number += 1
-        anchor = getattr(event, "anchor", None)
-        if anchor and not isinstance(event, ruamel.yaml.AliasEvent):
-            if anchor in anchors:
-                raise _Refused(f"the anchor {anchor[:80]!r} is defined twice")
-            anchors.add(anchor)
         depth += isinstance(event, ruamel.yaml.CollectionStartEvent)
         depth -= isinstance(event, ruamel.yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
@@ -439,19 +414,6 @@ def _pairs(node: Node | None) -> dict[str, Node]:
             raise _Refused("the key is defined twice", key)
         pairs[key.value] = value
     return pairs
-
-
-def _type_name(value: Any) -> str:
-    """Return the name of a value's type; int and float are both numbers."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean value"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "text"
-    return "mapping or module" if isinstance(value, dict | _Call) else "list"
 
 
 def _is_plain(value: Any) -> bool:

@@ -75,8 +75,7 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
     """Replace the source of the card's own model with a repository.
 
     The folder name in the title and metrics is replaced, too; other models in
-    the card are not. If no line of code is marked, the line that loads
-    ``source``, the folder name, is changed.
+    the card are not.
 
     Example
     -------
@@ -90,10 +89,7 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
         title = rf"^{before}{re.escape(source)}$"
         card = re.sub(title, before + name, card, count=1, flags=re.MULTILINE)
     marked = rf"\.from_hparams\(.*\)(?={MARK}$)"
-    card, count = re.subn(marked, lambda _: call, card, flags=re.MULTILINE)
-    if count:
-        return card
-    return card.replace(f".from_hparams({json.dumps(source)})", call)
+    return re.sub(marked, lambda _: call, card, flags=re.MULTILINE)
 
 
 def _card_data(name, config, corpus, results, front_matter):
@@ -169,8 +165,4 @@ def _metrics_table(config, results):
             if name.startswith("valid_")
             and (key := name.removeprefix("valid_")) not in NO_METRIC
         }
-    # An unescaped bar would end the cell.
-    return rows + [
-        (title.replace("|", "\\|"), f"{value:.4g}")
-        for title, value in metrics.items()
-    ]
+    return rows + [(title, f"{x:.4g}") for title, x in metrics.items()]

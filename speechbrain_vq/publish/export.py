@@ -1,7 +1,5 @@
 """Export a training run as a folder that ``from_hparams`` loads."""
 
-import contextlib
-import glob
 import importlib.metadata
 import logging
 import math
@@ -16,7 +14,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
-from speechbrain_vq.dataio.atomic import atomic_folder, exclusive
+from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.manifests import read_manifest, write_json
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
@@ -40,25 +38,12 @@ from .run import Run, read_state
 from .validate import (
     ExportRefused,
     check_finite,
-    check_license,
     check_output_folder,
     find_problems,
     find_quantizers,
 )
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def _exclusive_folder(place):
-    """Replace a folder as ``atomic_folder`` does, while no other process does,
-    and remove leftovers of killed ones."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(place):
-        for path in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        with atomic_folder(place) as folder:
-            yield folder
 
 
 def export_pretrained(
@@ -97,8 +82,8 @@ def export_pretrained(
     checkpoint : path, optional
         Name or path of the checkpoint; by default the latest.
     force : bool
-        Whether to export the model even if it is in warm-up, its codebook is
-        dead, or its yaml is not plain data.
+        Whether to export the model even if it is in warm-up or its codebook is
+        dead.
     example : path, optional
         Recording to publish with the model. The default is an utterance of the
         test set for MiniSpeech, and none for other corpora, which contain human
@@ -125,12 +110,12 @@ def export_pretrained(
         If the run or checkpoint does not exist.
     ExportRefused
         If the model is unusable and ``force`` is not set, or if it has NaN or
-        infinite weights.
+        infinite weights or a yaml that is not plain data.
     FileExistsError
         If ``output`` exists and is not an exported model.
     ValueError
-        If the yaml lacks a required key, a file is damaged, or the Hub does not
-        accept the name of the repository or license.
+        If the yaml lacks a required key, a file is damaged, or ``repo_id`` is not
+        a name on the Hub.
 
     Example
     -------
@@ -140,8 +125,6 @@ def export_pretrained(
     check_output_folder(place)
     if repo_id is not None:
         check_repo_id(repo_id)
-    if "license" in (card or {}):
-        check_license(card["license"])
     run = Run.open(run_folder)
     section = inference_section(run.hparams)
     chosen = run.find_checkpoint(min_key, max_key, checkpoint)
@@ -150,14 +133,20 @@ def export_pretrained(
     states = {name: read_state(chosen, name) for name in modules}
     check_finite(states)
     problems = find_problems(find_quantizers(modules), states, chosen)
-    _refuse(problems, force)
+    if problems and not force:
+        raise ExportRefused(
+            f"{' '.join(problems)} To export it anyway, use `speechbrain-vq "
+            "export --force` (or force=True in Python)."
+        )
+    for problem in problems:
+        logger.warning("Exported by force. %s", problem)
     for name, module in modules.items():
         tensors, _ = split_tensors(states[name])
         _, extra = split_tensors(module.state_dict())
         module.load_state_dict({**tensors, **extra})
     config = _make_config(run, section, modules, chosen)
 
-    with _exclusive_folder(place) as folder:
+    with atomic_folder(place) as folder:
         (folder / HPARAMS).write_text(yaml, encoding="utf-8")
         save_weights(modules, folder)
         write_json(folder / CONFIG, config, indent=2)
@@ -170,7 +159,18 @@ def export_pretrained(
         encoder = run.hparams.get("ssl_folder") or run.hparams.get("ssl_source")
         options = {"ssl_encoder": encoder} if encoder else {}
         interface = section["interface"]
-        model = _load_exported(interface, folder, problems, force, **options)
+        loader = getattr(inference, interface, None) or pydoc.locate(interface)
+        if loader is None:
+            raise ValueError(
+                f"inference: interface: {interface} cannot be imported: give a "
+                "class of speechbrain_vq.inference, or a dotted name."
+            )
+        # The yaml must be plain data even if the interface accepts more.
+        try:
+            load_pretrained(folder)
+        except UnsafeHparamsError as error:
+            raise ExportRefused(str(error)) from error
+        model = loader.from_hparams(folder, **options)
         recording = example or run.corpus.example
         files = write_example(model, folder, chosen, recording)
         metrics = run.results if results is None else results
@@ -184,17 +184,6 @@ def export_pretrained(
         text = make_card(source, *about)
         (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
     return pathlib.Path(output)
-
-
-def _refuse(problems: list[str], force: bool) -> None:
-    """Raise ExportRefused for problems, or log them if ``force`` is set."""
-    if problems and not force:
-        raise ExportRefused(
-            f"{' '.join(problems)} To export it anyway, use `speechbrain-vq "
-            "export --force` (or force=True in Python)."
-        )
-    for problem in problems:
-        logger.warning("Exported by force. %s", problem)
 
 
 def _make_config(
@@ -276,31 +265,3 @@ def _test(model: Any, run: Run) -> dict[str, float]:
     estimates = metrics[0].compute() | metrics[1].compute()
     keys = "used_codes_percent", "perplexity", "pnmi"
     return {key: estimates[key].value for key in keys if key in estimates}
-
-
-def _load_exported(
-    interface: str,
-    folder: pathlib.Path,
-    problems: list[str],
-    force: bool,
-    **options: Any,
-) -> Any:
-    """Load the exported model as users will, to check it."""
-    loader = getattr(inference, interface, None) or pydoc.locate(interface)
-    if loader is None:
-        raise ValueError(
-            f"inference: interface: {interface} cannot be imported: give a "
-            "class of speechbrain_vq.inference, or a dotted name."
-        )
-    try:
-        # The yaml must be plain data even if the interface would accept more.
-        load_pretrained(folder)
-    except UnsafeHparamsError as error:
-        problem = (
-            "Loading it needs trust_remote_code=True, because its yaml is not "
-            f"plain data: {error}"
-        )
-        _refuse([problem], force)
-        problems.append(problem)
-        options["trust_remote_code"] = True
-    return loader.from_hparams(folder, **options)

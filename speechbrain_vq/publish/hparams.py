@@ -6,7 +6,7 @@ import pydoc
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 
-from speechbrain_vq.hub.folder import HPARAMS, LABELS
+from speechbrain_vq.hub.folder import HPARAMS
 from speechbrain_vq.presets import TRAINER_OPTIONS
 from speechbrain_vq.recipe_files import dump
 
@@ -28,7 +28,7 @@ pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
 
 def inference_section(training: dict) -> dict:
     """Return the section ``inference`` of a training yaml, with defaults for
-    missing keys. Raises ValueError if it has an unknown key or file.
+    missing keys. Raises ValueError if it has an unknown key.
 
     Its keys are ``interface``, the class that loads the model (a name in
     ``speechbrain_vq.inference``, or a dotted name); ``keys``, keys of the yaml
@@ -48,19 +48,13 @@ def inference_section(training: dict) -> dict:
             f"inference: in the run's {HPARAMS} has unknown keys: "
             f"{', '.join(unknown)}. Its keys are {', '.join(SECTION)}."
         )
-    for name in section.get("files") or ():
-        if name != LABELS:
-            raise ValueError(
-                f"inference: files: {name} would not be fetched from the Hub. "
-                f"Only {LABELS} is supported."
-            )
     return {**SECTION, **section}
 
 
 def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
     """Return the yaml of a model, with the modules and the given keys of its
-    run's yaml. Raises ValueError if a key is missing, or a value is a
-    placeholder or an absolute path."""
+    run's yaml. Raises ValueError if a key is missing, or a value is an absolute
+    path."""
     names = [*keys, "modules"]
     missing = [key for key in names if key not in training]
     if missing:
@@ -89,9 +83,6 @@ def _plain(node, name: str, copies: dict):
         copy = copies[id(node)] = CommentedSeq()
         copy.extend(_plain(value, name, copies) for value in node)
     else:
-        tag = getattr(node, "tag", None)
-        if tag is not None and str(tag.value) == "!PLACEHOLDER":
-            raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
         if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
             raise ValueError(
                 f"{name} of the run's {HPARAMS} is {node}, a path that exists "

@@ -1,9 +1,8 @@
 """Push an exported model to the Hugging Face Hub, in one commit."""
 
 import contextlib
-import json
+import os
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 
 from huggingface_hub import (
@@ -14,17 +13,14 @@ from huggingface_hub import (
     get_token,
 )
 from huggingface_hub.errors import (
-    GatedRepoError,
     HfHubHTTPError,
-    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
-from huggingface_hub.utils.sha import git_hash
 
 from speechbrain_vq.hub import load_pretrained
-from speechbrain_vq.hub.download import COMMIT, check_repo_id
+from speechbrain_vq.hub.download import check_repo_id, vocoder_files
 from speechbrain_vq.hub.errors import LOG_IN, HubError, in_words, is_unreachable
 from speechbrain_vq.hub.folder import CARD, HPARAMS, WEIGHTS, find_file
 
@@ -63,8 +59,8 @@ def push_to_hub(
         Repository on the Hub, ``organization/name``; created if it does not
         exist.
     files : sequence of str
-        Further files and subfolders to push, such as ``LICENSE``. Any other
-        file that is neither hidden nor written by the export raises an error.
+        Further files and subfolders to push, such as ``LICENSE``. Of the
+        others, only files that the export wrote are pushed.
     update : bool
         Whether the files are new weights of a model in the repository. The
         folder then needs no card, and the repository keeps its other files.
@@ -79,8 +75,8 @@ def push_to_hub(
     create_pr : bool
         Whether to open a new pull request instead.
     tag : str, optional
-        Tag of the commit. An existing tag is never moved: if it refers to
-        another commit, or files have changed, nothing is pushed.
+        Tag of the commit. If the repository has this tag already, nothing is
+        pushed.
     commit_message, commit_description : str, optional
         Title and body of the commit.
 
@@ -93,7 +89,7 @@ def push_to_hub(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the folder cannot be loaded or contains other files, or the arguments
+        If the folder cannot be loaded or lacks a file, or the arguments
         contradict each other.
     HubError
         If the Hub rejects a request or cannot be reached; the message explains
@@ -107,13 +103,11 @@ def push_to_hub(
     check_repo_id(repo_id)
     if create_pr and tag is not None:
         raise ValueError("A pull request is tagged once it is merged.")
-    if revision is not None and COMMIT.fullmatch(revision):
-        raise ValueError(f"revision '{revision}' is a commit; name a branch.")
     operations: list[Operation] = [*_additions(folder, repo_id, files, update)]
     if token is False or token is None and get_token() is None:
         raise HubError(f"Pushing requires a token with write access: {LOG_IN}.")
     api = HfApi(token=token, library_name="speechbrain_vq")
-    with _explained(api, repo_id, revision):
+    with _explained(repo_id, revision):
         api.create_repo(repo_id, private=private, exist_ok=True)
         head = _find_head(api, repo_id, revision, private, create_pr)
         present = {file.rfilename for file in head.siblings or []}
@@ -123,13 +117,10 @@ def push_to_hub(
             obsolete = sorted(present & EXPORTED_FILES - new)
             operations += map(CommitOperationDelete, obsolete)
         tags = [] if tag is None else api.list_repo_refs(repo_id).tags
-        tagged = {t.name: t.target_commit for t in tags}.get(tag)
-        if tagged is not None and (
-            tagged != head.sha or _is_changed(api, repo_id, operations, head)
-        ):
+        if tag in [known.name for known in tags]:
             raise HubError(
-                f"Nothing was pushed. '{repo_id}' has a tag '{tag}' already, "
-                f"for commit {tagged}: choose another tag, or delete that one."
+                f"Nothing was pushed. '{repo_id}' has a tag '{tag}' already: "
+                "choose another tag, or delete that one."
             )
         try:
             commit = api.create_commit(
@@ -146,14 +137,8 @@ def push_to_hub(
         except RuntimeError as error:
             # The client wraps the cause of a failed upload.
             raise error.__cause__ or ConnectionError(str(error)) from None
-    if tag is not None and tagged is None:
-        try:
-            with in_words(repo_id):
-                api.create_tag(repo_id, tag=tag, revision=commit.oid)
-        except HubError as error:
-            raise HubError(
-                f"Pushed as {commit.commit_url}, but not tagged. {error}"
-            ) from error
+        if tag is not None:
+            api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return commit.pr_url or commit.commit_url
 
 
@@ -164,36 +149,22 @@ def _additions(
     update: bool,
 ) -> list[CommitOperationAdd]:
     """Return the files to push. Raises an error if the model cannot be loaded
-    or the folder contains other files."""
+    or a file is missing."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
     load_pretrained(folder)
     if not update:
         find_file(folder, CARD)
-    names = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() or path.is_symlink()
-    }
-    # Hidden files belong to file managers, git and the Hub's client.
-    visible = {name for name in names if not re.search(r"(^|/)\.", name)}
-    requested = set()
+    names = {name for name in EXPORTED_FILES if os.path.lexists(folder / name)}
+    names.update(vocoder_files(folder))
     for file in files:
-        prefix = f"{file.rstrip('/')}/"
-        matches = {n for n in visible if n.startswith(prefix)} | names & {file}
-        if not matches:
-            raise FileNotFoundError(f"{folder} has no {file} to push.")
-        requested |= matches
-    others = sorted(visible - EXPORTED_FILES - requested)
-    if others:
-        raise ValueError(
-            f"{folder} contains {', '.join(others)}, which no export wrote. "
-            "Remove these files from the folder, or name each to push it with "
-            "the model (--file NAME, files=[...])."
-        )
+        path = folder / file
+        inner = [p for p in path.rglob("*") if p.is_file()]
+        paths = inner if path.is_dir() else [find_file(folder, file)]
+        names |= {path.relative_to(folder).as_posix() for path in paths}
     additions = []
-    for name in sorted(visible | requested):
+    for name in sorted(names):
         content: pathlib.Path | bytes = find_file(folder, name)
         if name == CARD:
             card = content.read_text(encoding="utf-8")
@@ -223,82 +194,30 @@ def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
         return info
 
 
-def _is_changed(api, repo_id, operations, head) -> bool:
-    """Return whether files differ from those on the Hub, by their hashes:
-    SHA-256 for large files, git's for others."""
-    names = [operation.path_in_repo for operation in operations]
-    infos = api.get_paths_info(repo_id, names, revision=head.sha)
-    by_name = {info.path: info for info in infos}
-    for operation in operations:
-        info = by_name.get(operation.path_in_repo)
-        if info is None or isinstance(operation, CommitOperationDelete):
-            return True
-        if info.lfs:
-            old, new = info.lfs.sha256, operation.upload_info.sha256.hex()
-        else:
-            with operation.as_file() as file:
-                old, new = info.blob_id, git_hash(file.read())
-        if old != new:
-            return True
-    return False
-
-
 @contextlib.contextmanager
-def _explained(
-    api: HfApi, repo_id: str, revision: str | None
-) -> Iterator[None]:
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Convert errors of the Hub's client during a push to a ``HubError``."""
     try:
         with in_words(repo_id, revision):
             yield
     except HubError as error:
-        raise HubError(_explain(api, repo_id, error)) from error.__cause__
-
-
-def _explain(api: HfApi, repo_id: str, error: HubError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, HfHubHTTPError):
-        status = cause.response.status_code
-        if status == 412:
-            return (
-                f"Someone else pushed to '{repo_id}' in the meantime. Nothing "
-                "was committed. Push again to replace their files."
+        cause, hint = error.__cause__, ""
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            if status == 412:
+                hint = (
+                    " Someone else pushed in the meantime: push again to "
+                    "replace their files."
+                )
+            elif status == 403 or isinstance(cause, RepositoryNotFoundError):
+                hint = (
+                    " Pushing requires a token with write access to the "
+                    "repository. Without it, send a pull request "
+                    "(--create-pr, create_pr=True)."
+                )
+        if is_unreachable(cause):
+            hint = (
+                " The repository is unchanged, or has all of the commit. Push "
+                "again: uploaded files are not sent twice."
             )
-        denied = status == 403 or isinstance(cause, RepositoryNotFoundError)
-        if denied and not isinstance(cause, GatedRepoError):
-            return _explain_denied(api, repo_id) or str(error)
-    elif "README.md" in str(cause):
-        return f"The Hub refused the card, and nothing was committed. {cause}"
-    # Proxies may return responses that are not JSON. Other errors would recur.
-    if is_unreachable(cause) or isinstance(cause, json.JSONDecodeError):
-        return (
-            f"{error} The repository is unchanged, or has all of the commit. "
-            "Push again: uploaded files are not sent twice."
-        )
-    return str(error)
-
-
-def _explain_denied(api: HfApi, repo_id: str) -> str | None:
-    """Explain why this user has no write access; None for other reasons."""
-    with in_words(repo_id):
-        user = api.whoami()
-    owner = repo_id.split("/")[0]
-    owned = [user["name"], *(org["name"] for org in user.get("orgs", []))]
-    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        return (
-            f"The token of '{user['name']}' has read access only: create one "
-            f"with write access at {constants.ENDPOINT}/settings/tokens."
-        )
-    if owner in owned:
-        return None
-    reason = f"there is no organization '{owner}', or it is not yours"
-    with contextlib.suppress(HTTPError, ConnectionError):
-        api.model_info(repo_id)
-        reason = (
-            f"it exists and belongs to '{owner}', to whom you may send a pull "
-            "request (--create-pr, create_pr=True)"
-        )
-    return (
-        f"You are '{user['name']}' and have no write access to '{repo_id}': "
-        f"{reason}. You may push to {', '.join(owned)}."
-    )
+        raise HubError(f"{error}{hint}") from cause

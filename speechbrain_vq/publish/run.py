@@ -12,7 +12,7 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint
 
-from speechbrain_vq._names import suggestion
+from speechbrain_vq._names import unknown_name
 from speechbrain_vq.dataio.manifests import (
     data_root,
     manifests_digest,
@@ -110,7 +110,14 @@ class Run:
                 "Only one of min_key, max_key and checkpoint may be given."
             )
         if name is not None:
-            return self._checkpoint_named(pathlib.Path(name).name)
+            name = pathlib.Path(name).name
+            by_name = {c.path.name: c for c in self._all_checkpoints}
+            if name not in by_name:
+                raise FileNotFoundError(
+                    f"There is no checkpoint {name}. There are "
+                    f"{', '.join(sorted(by_name))}."
+                )
+            return by_name[name]
         if min_key is not None:
             return min(self._with_key(min_key), key=lambda c: c.meta[min_key])
         if max_key is not None:
@@ -181,27 +188,12 @@ class Run:
             )
         return checkpoints
 
-    def _checkpoint_named(self, name: str) -> Checkpoint:
-        by_name = {c.path.name: c for c in self._all_checkpoints}
-        if name not in by_name:
-            raise FileNotFoundError(
-                f"There is no checkpoint {name}. There are "
-                f"{', '.join(sorted(by_name))}."
-            )
-        return by_name[name]
-
     def _with_key(self, key: str) -> list[Checkpoint]:
         metas = ((c, c.meta.get(key, math.nan)) for c in self.checkpoints)
         checkpoints = [c for c, value in metas if not math.isnan(value)]
         if not checkpoints:
-            metas = (c.meta.items() for c in self.checkpoints)
-            # Without flags such as end-of-epoch
-            keys = {k for meta in metas for k, v in meta if type(v) is not bool}
-            keys = sorted(keys - {"unixtime", SEAL})
-            raise ValueError(
-                f"No checkpoint has a metric '{key}'.{suggestion(key, keys)} "
-                f"They have {', '.join(keys)}."
-            )
+            keys = {k for c in self.checkpoints for k in c.meta} - {SEAL}
+            raise ValueError(unknown_name("metric", key, sorted(keys)))
         return checkpoints
 
     def manifest_folders(self) -> Iterator[pathlib.Path]:
@@ -219,13 +211,8 @@ class Run:
 
     def _folders(self) -> Iterator[pathlib.Path]:
         """Yield the folders of manifests in the yaml, whatever their data."""
-        output = pathlib.Path(self.hparams.get("output_folder") or self.folder)
-        in_place = output.resolve() == self.folder.resolve()
         for key in ("manifest_folder", "data_folder"):
-            path = pathlib.Path(str(self.hparams.get(key)))
-            # If the run was moved, a relative path may be another corpus.
-            if in_place or path.is_absolute():
-                yield path
+            yield pathlib.Path(str(self.hparams.get(key)))
 
     def _read_manifests(self, folders: Iterable[pathlib.Path]) -> Corpus:
         """Read the corpus from the first of the folders that has one."""

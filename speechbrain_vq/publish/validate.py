@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from speechbrain.utils.checkpoints import Checkpoint
 
-from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import CARD_FILES, find_nonfinite
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
@@ -19,25 +18,6 @@ EXPORTED_FILES = {*CARD_FILES, *FILES}
 # A codebook is dead below either of these: its tokens carry almost no
 # information. Mediocre codebooks are far above.
 MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0
-# Names of licenses on the Hub, which rejects a card with any other.
-LICENSES = frozenset(
-    """
-    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0
-    bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
-    bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0
-    cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
-    cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
-    cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0
-    cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0
-    creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
-    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma
-    gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc
-    lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3
-    llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0
-    openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense
-    wtfpl zlib
-    """.split()
-)
 
 
 class ExportRefused(ValueError):
@@ -57,17 +37,6 @@ def check_output_folder(output: pathlib.Path) -> None:
         raise FileExistsError(
             f"{output} contains {', '.join(others[:3])}, which no export wrote "
             "and which would be lost: choose another folder."
-        )
-
-
-def check_license(license: str) -> None:
-    """Raise ValueError unless the license is one of the Hub's names."""
-    if str(license) not in LICENSES:
-        raise ValueError(
-            f"The Hub has no license '{license}'."
-            f"{suggestion(str(license).lower(), LICENSES)} Give one of those "
-            "in https://huggingface.co/docs/hub/repositories-licenses, or "
-            "'other'."
         )
 
 

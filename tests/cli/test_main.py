@@ -95,7 +95,6 @@ def test_help_is_instant():
             "Did you mean 'train.yaml'?",
         ),
         (["train", "WSJ/phone"], "Did you mean 'WSJ/phone-recognition'?"),
-        (["train", "MiniSpeech"], "Did you mean 'MiniSpeech/unit-discovery'?"),
         (["train", ".", "--recipe=unit"], "Did you mean 'units'?"),
         (["train", ".", "--stpes=100"], "Did you mean '--steps'?"),
         (["train", ".", "--preset=robst"], "Did you mean 'robust'?"),
@@ -136,7 +135,7 @@ def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
     file.touch()
     arguments = [text.format(file=file, folder=ROOT) for text in arguments]
     for folder, message in (
-        (file, f"'{file}' is not a folder."),
+        (file, f"'{file}' cannot be written to (Not a directory)."),
         # Where root may write, and nobody can.
         (pathlib.Path("/proc"), "'/proc' cannot be written to"),
     ):

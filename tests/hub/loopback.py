@@ -6,10 +6,10 @@ client need, without Xet.
 How long the client waits on a fault (huggingface_hub 2.4.0, measured), so that
 tests choose cheap ones, or use the fixture `no_waiting`:
 
-- Not at all: any 4xx but 408 and 429. Any fault on whoami, repos/create,
+- Not at all: any 4xx but 408 and 429. Any fault on repos/create,
   validate-yaml, commit, tag, branch, refs, revision (repo info); and on a
   file's HEAD if the file is in the cache. A reset download. Of a server that is
-  gone: whoami, create_repo, repo info, snapshot_download.
+  gone: create_repo, repo info, snapshot_download.
 - 1, 2, 4, 8, 8 s, then it gives up: 408, 429, 5xx, a cut connection or a server
   that is gone, on preupload, LFS batch, LFS PUT, tree, and on a file's HEAD if
   the file is not in the cache; 429 on a file's GET."""
@@ -146,7 +146,6 @@ class Fault:
     times: int
     answer: "Answer | None" = None
     cut: int | None = None
-    cut_upload: int | None = None
     action: Callable | None = None
 
 
@@ -205,19 +204,14 @@ class LoopbackHub:
         """The logged (method, path) whose path has `path` in it."""
         return [c for c in self.log if method in (None, c[0]) and path in c[1]]
 
-    def fail(self, status, method=None, path="", times=1, headers=None):
+    def fail(self, status, method=None, path="", times=1):
         """Answer the next requests of a method (None: any), whose path has
         `path` in it, with an error."""
-        answer = error(status, headers=headers)
-        self.faults.append(Fault(method, path, times, answer))
+        self.faults.append(Fault(method, path, times, error(status)))
 
     def cut(self, path="", after=0, times=1, method="GET"):
         """Reset the connection after `after` bytes of the answer's body."""
         self.faults.append(Fault(method, path, times, cut=after))
-
-    def cut_upload(self, path="", after=0, times=1, method=None):
-        """Reset the connection after `after` bytes of the request's body."""
-        self.faults.append(Fault(method, path, times, cut_upload=after))
 
     def before(self, path, action):
         """Do something once, before the next request with `path` in it."""
@@ -293,9 +287,6 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.action:
             fault.action()
         try:
-            if fault and fault.cut_upload is not None:
-                self.rfile.read(min(size, fault.cut_upload))
-                return self._reset()
             body = self.rfile.read(size)
             answer = (fault and fault.answer) or self._call(hub, body)
             self._send(answer, fault and fault.cut)
@@ -376,10 +367,10 @@ def reply(data, status=200, headers=None):
     return Answer(status, json.dumps(data).encode(), headers)
 
 
-def error(status, code=None, message=None, headers=None):
+def error(status, code=None, message=None):
     """An answer that the client makes an exception of."""
     message = message or f"Error {status}"
-    headers = {"X-Error-Message": message, **(headers or {})}
+    headers = {"X-Error-Message": message}
     if code:
         headers["X-Error-Code"] = code
     return reply({"error": message}, status, headers)
@@ -455,18 +446,6 @@ def at(repo, revision):
 # ---- users, repos and refs
 
 
-@route("GET", "/api/whoami-v2")
-def whoami(call):
-    user = call.user
-    if user is None:
-        raise Refusal(401, None, "Invalid username or password.")
-    token = {"displayName": "test", "role": user.role}
-    orgs = [{"type": "org", "name": name} for name in user.orgs]
-    auth = {"type": "access_token", "accessToken": token}
-    names = dict.fromkeys(("id", "name", "fullname"), user.name)
-    return reply({"type": "user", **names, "orgs": orgs, "auth": auth})
-
-
 @route("POST", "/api/repos/create")
 def create(call):
     wanted = call.json()
@@ -539,13 +518,6 @@ def items(repo, revision):
 @route("GET", "{api}/tree/{revision}")
 def tree(call, repo, revision):
     return reply(list(items(repo, revision).values()))
-
-
-@route("POST", "{api}/paths-info/{revision}")
-def paths_info(call, repo, revision):
-    found = items(repo, revision)
-    paths = parse_qs(call.body.decode()).get("paths", [])
-    return reply([found[path] for path in paths if path in found])
 
 
 @route("GET HEAD", "{web}/resolve/{revision}/{path}")

@@ -43,10 +43,8 @@ def test_a_folder_is_used_as_it_is(hub, tmp_path):
 @pytest.mark.parametrize(
     "source, options, message",
     [
-        *((x, {}, f"source is {x!r}; give") for x in (None, "", 3)),
-        *((x, {"revision": ""}, "revision is empty") for x in (ID, "model")),
         ("model", {"revision": "v1"}, "no revision 'v1'"),
-        ("model", {"savedir": "x.ckpt"}, "x.ckpt is a file: choose"),
+        ("model", {"savedir": "x.ckpt"}, "x.ckpt is a file, or"),
         ("x.ckpt", {}, "is a file"),
         *(
             (name, {}, "no folder .*organization/")
@@ -70,12 +68,9 @@ def test_a_missing_model_is_met_with_what_is_near(hub, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="Did you mean 'speech'"):
         download("speeech")
     run = tmp_path / "mine"
-    run.mkdir()
+    (run / "model").mkdir(parents=True)
     (run / "hyperparams.yaml").touch()
     # It may be a name on the Hub, too.
-    with pytest.raises(HubError, match="run in mine has no model yet"):
-        download("mine/model")
-    (run / "model").mkdir()
     with pytest.raises(HubError, match="Did you mean 'mine/model'"):
         download("mine/mode")
     with pytest.raises(FileNotFoundError, match="a run, whose model is mine/m"):
@@ -164,7 +159,7 @@ def test_what_others_left_in_the_cache_is_completed(hub, files):
     """SpeechBrain fetches file by file, and only those it wants."""
     commit = hub.put(ID, files)
     huggingface_hub.hf_hub_download(ID, "hyperparams.yaml")
-    with pytest.raises(HubError, match="but not its model.safetensors"):
+    with pytest.raises(HubError, match="has no model.safetensors. If only"):
         download(ID, local_files_only=True)
     folder = download(ID, revision=commit)
     assert is_model(folder, files) and (folder / "config.json").is_file()
@@ -184,8 +179,8 @@ def test_away_the_cache_serves_and_says_which_commit(hub, files, how):
     with pytest.raises(HubError):
         download(ID, revision="other")
     hub.faults.clear()
-    hub.fail(429, times=9, headers={"Retry-After": "7"})
-    message = "cannot be reached" if how == "gone" else "Too many .*in 7 s"
+    hub.fail(429, times=9)
+    message = "cannot be reached" if how == "gone" else "error 429"
     with pytest.raises(HubError, match=message):
         download(ID, force_download=True)
 
@@ -236,7 +231,7 @@ def test_gated(hub, files):
     "source, options, message",
     [
         ("lab/none", {}, "no model 'lab/none'.*private.*log in"),
-        (ID, {"token": "hf_nobody"}, "wrong or has expired"),
+        (ID, {"token": "hf_nobody"}, "error 401.*that is valid"),
         (ID, {"revision": "v9"}, "no revision 'v9'"),
         (ID, {"revision": "f" * 40}, "no revision 'f{40}'"),
     ],
@@ -252,13 +247,9 @@ def test_what_is_wrong_is_not_cached_away(hub, files, source, options, message):
 def test_what_a_repository_lacks_is_named(hub, files, name):
     del files[name]
     commit = hub.put(ID, {**files, "model.ckpt": "x"})
-    message = f"at commit {commit} cannot be loaded.* no {name}"
-    with pytest.raises(HubError, match=message):
-        download(ID)
-    with pytest.raises(HubError) as raised:
-        download(ID, revision=commit)
-    way_out = "model.ckpt" in str(raised.value)
-    assert way_out == (name == "model.safetensors")
+    for revision in (None, commit):
+        with pytest.raises(HubError, match=f"at commit {commit} has no {name}"):
+            download(ID, revision=revision)
 
 
 # ---- savedir

@@ -152,11 +152,9 @@ def test_what_is_no_mapping_is_named(tmp_path, content):
 def test_refusal_names_place_and_way_out(tmp_path):
     with pytest.raises(UnsafeHparamsError) as info:
         read(tmp_path, "a: 1\nb:\n  - x\n  - !apply:os.system [ls]\n")
-    error, path = info.value, tmp_path / "hyperparams.yaml"
-    assert (error.file, error.line, error.column) == (str(path), 4, 5)
-    assert error.tag == "!apply:os.system"
-    assert f"{path}, line 4, column 5: !apply:os.system" in str(error)
-    assert "register_module" in str(error)
+    path = tmp_path / "hyperparams.yaml"
+    assert f"{path}, line 4, column 5: !apply:os.system" in str(info.value)
+    assert "register_module" in str(info.value)
 
 
 def test_what_a_class_does_not_take_is_named(tmp_path):

@@ -30,5 +30,3 @@ def test_a_former_name_says_where_it_went(former, name, present):
 def test_a_name_of_the_hub_says_where_it_went(name):
     with pytest.warns(FutureWarning, match=f"speechbrain_vq.publish.{name}"):
         assert getattr(hub, name) is getattr(publish, name)
-    with pytest.raises(ImportError, match="load_pretrained.*register_module"):
-        from speechbrain_vq.hub import load_hparams_safely  # noqa: F401

@@ -77,9 +77,6 @@ def test_overrides(model, build):
     assert changed.hparams.note == "new"
     with pytest.raises(ValueError, match="overrides"):
         changed.save_pretrained(model.parent / "copy")
-    for value in ("x", None, True, [50.0]):
-        with pytest.raises(ValueError, match="'token_rate' is .* a number"):
-            VQTokenizer.from_hparams(model, overrides={"token_rate": value})
     with pytest.raises(ValueError, match="Did you mean 'token_rate'"):
         VQTokenizer.from_hparams(model, overrides={"tokens_rate": 1})
 
@@ -128,8 +125,6 @@ def test_a_broken_config_is_named(model, text):
 def test_saved_it_loads_as_it_was(model, plain, tmp_path):
     for name in "example.wav example.tokens.json codebook_usage.png".split():
         (model / name).write_text(name)
-    (model / "voice.wav").write_text("heard in the card")
-    (model / "README.md").write_text('<audio src="voice.wav">')
     plain.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert names == {path.name for path in model.iterdir()}

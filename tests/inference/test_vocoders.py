@@ -338,7 +338,7 @@ def test_another_hop_is_refused(model, vocoder):
     "content, message",
     [
         ([1, 2], "was not loaded"),
-        ({"x": 1}, "more than tensors"),
+        ({"x": 1}, "does not fit the model"),
         (
             {"x": Touch(pathlib.Path("touched"))},
             "was not loaded: .* cannot be read as a file of",

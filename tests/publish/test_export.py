@@ -166,9 +166,7 @@ def test_a_recipe_of_another_kind_is_exported_by_its_yaml_alone(tmp_path):
         ("lr: 0.001", "inference: {{keys: [phones]}}", "lacks phones"),
         ("lr: 0.001", "inference: {{kyes: []}}", "unknown keys: kyes. Its"),
         ("lr: 0.001", "inference: {{interface: Nobody}}", "Nobody cannot be"),
-        ("lr: 0.001", "inference: {{files: [a.py]}}", "a.py would not be"),
         ("token_rate: 50.0", "token_rate: /home/me", "/home/me, a path"),
-        ("token_rate: 50.0", "token_rate: !PLACEHOLDER", "is a placeholder"),
     ],
 )
 def test_a_yaml_that_cannot_be_exported_is_named(tmp_path, old, new, message):
@@ -207,7 +205,7 @@ def test_a_choice_that_is_none_is_reported(tmp_path):
     place = tmp_path / "model"
     write_run(tmp_path / "run", fill(2.0), loss=0.9, dead=3, flag=True)
     missing = FileNotFoundError
-    los = "No checkpoint has a metric 'los'.*They have dead, loss.$"
+    los = "No metric 'los'. Did you mean 'loss'.*dead, .*loss"
     for source, options, error, message in (
         (run, {"min_key": "los"}, ValueError, los),
         (
@@ -299,17 +297,13 @@ def test_what_is_not_finite_is_never_exported(tmp_path, force):
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
 
 
-def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
+@pytest.mark.parametrize("force", [False, True])
+def test_a_yaml_that_is_not_data_is_never_exported(tmp_path, force):
     yaml = YAML.replace("token_rate: 50.0", "token_rate: !apply:abs [-50]")
     run, _ = write_run(tmp_path / "run", yaml=yaml)
-    place = tmp_path / "model"
-    with pytest.raises(ExportRefused, match="trust_remote_code=True.*abs"):
-        export_pretrained(run, place)
+    with pytest.raises(ExportRefused, match="abs is refused"):
+        export_pretrained(run, tmp_path / "model", force=force)
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
-    export_pretrained(run, place, force=True)
-    assert "needs trust_remote_code=True" in (place / "README.md").read_text()
-    model = VQTokenizer.from_hparams(place, trust_remote_code=True)
-    assert model.token_rate == 50
 
 
 @pytest.mark.parametrize(
@@ -412,12 +406,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("speechbrain_vq.hub.folder.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         export_pretrained(run, tmp_path / "new" / "model")
-    assert not list((tmp_path / "new").iterdir())
-    monkeypatch.undo()
-    # What a killed export has left goes with the next.
-    (tmp_path / ".model.partial-x" / "model").mkdir(parents=True)
-    export_pretrained(run, tmp_path / "model")
-    assert {p.name for p in tmp_path.iterdir()} == {"run", "new", "model"}
+    assert not list((tmp_path / "new").glob("*"))
 
 
 def test_without_matplotlib_there_are_no_plots(tmp_path, monkeypatch, caplog):

@@ -4,7 +4,6 @@ import re
 import shutil
 
 import pytest
-from huggingface_hub import HfApi
 
 from speechbrain_vq import push_to_hub
 from speechbrain_vq.hub import HubError, load_pretrained
@@ -57,11 +56,6 @@ other = VQTokenizer.from_hparams("model")
     (folder / "README.md").write_text(code.format("anything"))
     push_to_hub(folder, ID)
     assert hub.repo(ID).files()["README.md"].decode() == code.format(ID)
-    # One that marks no call.
-    (folder / "README.md").write_text('VQTokenizer.from_hparams("model")')
-    push_to_hub(folder, ID)
-    card = hub.repo(ID).files()["README.md"].decode()
-    assert card == f'VQTokenizer.from_hparams("{ID}")'
 
 
 def test_only_what_changed_is_sent(hub, folder, caplog):
@@ -88,10 +82,7 @@ def test_files_of_an_earlier_export_are_deleted(hub, folder):
     assert set(names) <= set(hub.repo(ID).files())
     for name in (*names, "LICENSE"):
         (folder / name).unlink()
-    first, number = hub.repo(ID).head(), commits(hub)
-    HfApi(token="hf_alice").create_tag(ID, tag="v1", revision=first)
-    with pytest.raises(HubError, match="Nothing was pushed"):
-        push_to_hub(folder, ID, tag="v1")
+    number = commits(hub)
     push_to_hub(folder, ID)
     files = hub.repo(ID).files()
     assert not set(names) & set(files) and files["LICENSE"] == b"mine"
@@ -124,12 +115,11 @@ def test_pull_request(hub, folder):
 
 def test_tag(hub, folder):
     hub.fail(500, "POST", "/tag/")
-    with pytest.raises(HubError, match="Pushed as .*, but not tagged.*trouble"):
+    with pytest.raises(HubError, match="error 500.*has all of the commit"):
         push_to_hub(folder, ID, tag="v1")
     push_to_hub(folder, ID, tag="v1")
     first = hub.repo(ID).head()
     assert hub.repo(ID).refs["refs/tags/v1"] == first
-    push_to_hub(folder, ID, tag="v1")
     push_to_hub(folder, ID, tag="again")
     assert hub.repo(ID).refs["refs/tags/again"] == first
     assert hub.repo(ID).head() == first
@@ -139,21 +129,9 @@ def test_a_tag_is_never_moved(hub, folder):
     push_to_hub(folder, ID, tag="v1")
     first = hub.repo(ID).head()
     write_model(folder, seed=1)
-    with pytest.raises(HubError, match=f"Nothing was pushed.*commit {first}"):
-        push_to_hub(folder, ID, tag="v1")
-    (folder / "more.txt").write_text("A file that is new, and small.")
-    write_model(folder)
     with pytest.raises(HubError, match="Nothing was pushed.*'v1' already"):
-        push_to_hub(folder, ID, tag="v1", files=["more.txt"])
-    assert hub.repo(ID).head() == first
-    push_to_hub(folder, ID, files=["more.txt"])
-    second = hub.repo(ID).head()
-    assert second != first
-    write_model(folder, seed=2)
-    (folder / "more.txt").unlink()
-    with pytest.raises(HubError, match=f"tag 'v1' already, for commit {first}"):
         push_to_hub(folder, ID, tag="v1")
-    assert hub.repo(ID).head() == second
+    assert hub.repo(ID).head() == first
     assert hub.repo(ID).refs["refs/tags/v1"] == first
 
 
@@ -185,14 +163,16 @@ def replaced(old, new):
         *(
             (
                 lambda folder: (folder.parent / "other.txt").touch(),
-                *({"files": [name]}, f"has no {name} to push"),
+                *({"files": [name]}, message),
             )
-            for name in ("LICENSE", "../other.txt", "", ".")
+            for name, message in (
+                ("LICENSE", "there is no LICENSE"),
+                ("../other.txt", "outside its folder"),
+            )
         ),
         (None, {"repo_id": "model"}, "lacks its owner"),
         (None, {"repo_id": "a/b/c"}, "cannot be a repository"),
         (None, {"create_pr": True, "tag": "v1"}, "once it is merged"),
-        (None, {"revision": "0" * 40}, "name a branch"),
         (None, {"token": False}, "requires a token with write acc"),
         ("logged out", {}, "requires a token with write acc"),
     ],
@@ -218,40 +198,50 @@ def test_what_cannot_be_pushed_is_told_without_the_hub(
 def test_only_files_of_ours_or_named_ones_are_pushed(hub, folder, name):
     expected = {*read_files(folder), ".gitattributes", name}
     # Those of other programs are never pushed.
-    for file in (name, ".git/config", ".DS_Store", "plots/.cache/x"):
+    for file in (name, ".git/config", ".DS_Store"):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("x")
-    with pytest.raises(ValueError, match=f"{name}, which no export wrote"):
-        push_to_hub(folder, ID)
-    assert not hub.log
+    push_to_hub(folder, ID)
+    assert set(hub.repo(ID).files()) == expected - {name}
     # A folder stands for its files.
     push_to_hub(folder, ID, files=[name.split("/")[0]])
     assert hub.repo(ID).files()[name] == b"x"
     assert set(hub.repo(ID).files()) == expected
 
 
+def test_the_vocoder_of_a_model_is_pushed(hub, folder):
+    write_model(folder / "gan")
+    with open(folder / "hyperparams.yaml", "a") as file:
+        file.write("vocoder: gan\n")
+    push_to_hub(folder, ID)
+    assert "gan/model.safetensors" in hub.repo(ID).files()
+
+
 # ---- refusals of the Hub, in words
 
 
-NO_RIGHT = "no write access.*{}.*to alice, lab"
+NO_RIGHT = "requires a token with write access.*--create-pr"
 
 
 @pytest.mark.parametrize(
     "repo, there, options, message",
     [
         # Whether it is there, public or private.
-        (ID, None, {"token": "hf_nobody"}, "wrong or has expired(?!.*again)"),
-        (ID, None, {"token": "hf_alice_read"}, "'alice' has read access only"),
-        (ID, "public", {"token": "hf_alice_read"}, "read.*settings/token"),
+        (
+            ID,
+            None,
+            {"token": "hf_nobody"},
+            "error 401.*that is valid(?!.*again)",
+        ),
+        (ID, None, {"token": "hf_alice_read"}, NO_RIGHT),
+        (ID, "public", {"token": "hf_alice_read"}, NO_RIGHT),
         (ID, "public", {"private": True}, "exists and is public"),
         (
             *(ID, "public", {"revision": "no..where", "create_pr": True}),
             "^(?!.*Push again)",
         ),
         (ID, "public", {"revision": "a..b"}, "^(?!.*Push again)"),
-        ("bob/model", None, {}, NO_RIGHT.format("no organization 'bob'")),
-        ("bob/model", "private", {}, NO_RIGHT.format("no organization 'bob'")),
-        ("bob/model", "public", {}, NO_RIGHT.format("exists and be")),
+        *(("bob/model", x, {}, NO_RIGHT) for x in (None, "private", "public")),
     ],
 )
 def test_what_the_hub_forbids(hub, folder, repo, there, options, message):
@@ -266,7 +256,7 @@ def test_what_the_hub_forbids(hub, folder, repo, there, options, message):
 def test_the_card_is_refused(hub, folder):
     (folder / "README.md").write_text("---\nlicense: [\n---\n")
     head = hub.put(ID)
-    with pytest.raises(HubError, match="refused the card.*nothing was"):
+    with pytest.raises(HubError, match="Invalid metadata in README.md"):
         push_to_hub(folder, ID)
     assert hub.repo(ID).head() == head
 
@@ -289,13 +279,11 @@ STEPS = ("/api/repos/create", "/preupload/", "/objects/batch", "/commit/")
 @pytest.mark.parametrize(
     "status, where, message",
     [
-        *((429, step, f"Too many requests.*{AGAIN}") for step in STEPS),
-        *((500, step, f"has trouble.*{AGAIN}") for step in STEPS),
+        *((429, step, f"error 429.*{AGAIN}") for step in STEPS),
+        *((500, step, f"error 500.*{AGAIN}") for step in STEPS),
         (412, "/commit/", "Someone else pushed"),
-        # A proxy's page in place of the Hub's answer to the card.
-        (502, "/validate-yaml", AGAIN),
-        (403, "/presigned/", "no access"),
-        (500, "/presigned/", "trouble"),
+        (403, "/presigned/", "requires a token with write access"),
+        (500, "/presigned/", "error 500"),
     ],
 )
 def test_trouble_harms_nothing(hub, folder, status, where, message, no_waiting):
@@ -307,20 +295,6 @@ def test_trouble_harms_nothing(hub, folder, status, where, message, no_waiting):
     hub.faults.clear()
     push_to_hub(folder, ID)
     assert is_same(hub, folder) and commits(hub) == 3
-
-
-def test_cut_in_the_middle_of_the_upload_and_gone(hub, folder, no_waiting):
-    before = hub.put(ID)
-    hub.cut_upload(after=100, times=99, method="PUT")
-    for _ in range(2):
-        with pytest.raises(HubError, match="cannot be reached.*Push again"):
-            push_to_hub(folder, ID)
-        hub.stop()
-    hub.start()
-    assert hub.repo(ID).head() == before
-    hub.faults.clear()
-    push_to_hub(folder, ID)
-    assert is_same(hub, folder)
 
 
 def test_cut_after_the_commit_the_same_again_is_enough(hub, folder):
@@ -346,4 +320,4 @@ def test_command(hub, folder):
     assert hub.repo(ID).private and hub.repo(ID).commits()[0].title == "Hi"
     assert hub.repo(ID).files()["LICENSE"] == b"mine"
     result = cli("push", folder, "bob/model", "--file=LICENSE", code=1)
-    assert "\nError: You are 'alice'" in f"\n{result.stderr}"
+    assert "requires a token with write access" in result.stderr

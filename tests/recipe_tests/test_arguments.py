@@ -102,7 +102,7 @@ def test_times_are_only_changed_where_there_are_some():
     times = "--vq={reinit_schedule: {until: 90%}}"
     changed = load(UNITS, "--data_folder=x", times)["vq"]["reinit_schedule"]
     assert changed.until == "90%" and changed.growth == 1.5
-    with pytest.raises(ValueError, match="'vanilla' has no reinit_schedule"):
+    with pytest.raises(ValueError, match="preset 'vanilla' cannot be"):
         load(UNITS, "--data_folder=x", "--preset=vanilla", times)
 
 
@@ -187,18 +187,9 @@ def test_what_no_recipe_takes_is_refused(name, option, message, variant):
 PHONES = recipe_path("FestvoxRu/phone-recognition/hparams/train.yaml")
 
 
-@pytest.mark.parametrize(
-    "option, message",
-    [
-        ("--not_phones=null", r"--not_phones=None: .* a list, such as \[SIL\]"),
-        ("--batch_size=null", "--batch_size needs a number, such as"),
-        ("--vq={reinit_schedule: {warmpu: 5}}", "Did you mean 'warmup'"),
-        ("--vq={reinit_schedule: 5}", "reinit_schedule takes changes as"),
-    ],
-)
-def test_values_of_other_types_are_refused(option, message):
-    with pytest.raises(ValueError, match=message):
-        parse(PHONES, "--data_folder=x", option)
+def test_a_section_of_a_preset_is_changed_by_key():
+    with pytest.raises(ValueError, match="robust' cannot be changed to 5"):
+        parse(PHONES, "--data_folder=x", "--vq={reinit_schedule: 5}")
 
 
 def test_folders_and_single_symbols_need_no_quotes():
@@ -215,10 +206,6 @@ def test_folders_and_single_symbols_need_no_quotes():
 def test_the_limit_of_steps_is_a_number():
     _, options, _ = parse(UNITS, "--data_folder=x", "--optimizer_step_limit=5")
     assert options["optimizer_step_limit"] == 5
-    with pytest.raises(
-        ValueError, match="limit=many: must be a number of steps"
-    ):
-        parse(UNITS, "--data_folder=x", "--optimizer_step_limit=many")
 
 
 def test_changed_presets_do_not_outlive_the_process(tmp_path):
