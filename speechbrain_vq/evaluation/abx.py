@@ -320,13 +320,8 @@ class Abx(Metric):
                 )
                 condition = _condition(speaker, context)
                 self._cells[condition] = cells
-                files = {
-                    items[index].file
-                    for cell in cells.cells
-                    for index in (*cell.x, *cell.a, *cell.b)
-                }
                 label = f"{speaker} speakers, {_CONTEXTS[context]} context"
-                for source in sources[0] if files else ():
+                for source in sources[0] if cells.cells else ():
                     errors = abx_error(
                         [by_source[source] for by_source in sources],
                         items,
@@ -335,9 +330,8 @@ class Abx(Metric):
                         weights,
                     )
                     quantity = Quantity(f"{label}: {source}", bounds=SHARE)
-                    estimates[f"abx_{condition}_{source}"] = estimate(
-                        errors, quantity, len(files)
-                    )
+                    name = f"abx_{condition}_{source}"
+                    estimates[name] = estimate(errors, quantity)
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:

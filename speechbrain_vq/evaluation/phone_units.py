@@ -277,9 +277,7 @@ class PhoneInformation(Metric):
                     label = f"{quantity.label}, codebook {number}"
                     quantity = quantity._replace(label=label)
                     key = f"{name}_codebook_{number}"
-                estimates[key] = estimate(
-                    (v[name] for v in values), quantity, self._utterances
-                )
+                estimates[key] = estimate((v[name] for v in values), quantity)
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
