@@ -81,9 +81,9 @@ def evaluate(
     """Evaluate units by phone information, ABX, segmentation, linear probes,
     bit rate, reconstruction and voice conversion.
 
-    All metrics are computed in one pass over the utterances. Only counts, and a
-    limited number of ABX frames and probe inputs, are kept, so memory grows
-    with the numbers of codes and phone names, but not of utterances. The 95 %
+    All metrics are computed in one pass over the utterances. Besides the
+    manifest, only counts and a limited number of ABX frames and probe inputs
+    are kept, so memory grows with the numbers of codes and phone names. The 95 %
     confidence intervals are from a bootstrap over utterances, see
     ``intervals``.
 

@@ -128,7 +128,7 @@ def test_angles_are_over_pi():
 @pytest.mark.parametrize("speaker", ["within", "across"])
 @pytest.mark.parametrize("context", ["within", "any"])
 def test_cells_are_bounded_and_spread(speaker, context):
-    items, _ = subsample(corpus(1500, speakers=5, phones=5), context)
+    items = subsample(corpus(1500, speakers=5, phones=5), context)
     every = make_cells(items, speaker, context)
     some = make_cells(items, speaker, context, max_pairs=8_000)
     assert make_cells(items, speaker, context, max_pairs=10**9) == every
