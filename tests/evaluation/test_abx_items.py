@@ -17,7 +17,9 @@ def test_items_to_compare_stay_together_in_any_order():
     places = {item[4:6] for item in found}
     # Of each pair of neighbours all items or none.
     assert found == {item for item in items if item[4:6] in places}
-    assert set(subsample(items[::-1], "within", math.inf, max_items=1000)) == found
+    assert (
+        set(subsample(items[::-1], "within", math.inf, max_items=1000)) == found
+    )
     other = set(subsample(items, "within", math.inf, max_items=1000, seed=1))
     assert other != found
     phones = subsample(items, "any", 10, max_items=1000)
@@ -29,7 +31,9 @@ def test_items_to_compare_stay_together_in_any_order():
 def test_below_the_limits_nothing_is_left_out():
     _, items = synthetic_items()
     assert subsample(items, "any", math.inf, max_items=len(items)) == items
-    assert len({i.speaker for i in subsample(items, "any", max_speakers=2)}) == 2
+    assert (
+        len({i.speaker for i in subsample(items, "any", max_speakers=2)}) == 2
+    )
     # The first neighbours alone are more: they are taken.
     few = subsample(items, "within", math.inf, max_items=1)
     assert len(few) == len(items) // 2
@@ -93,6 +97,9 @@ def test_caps_bound_groups_and_speakers():
     assert len(few) == 3 * 2 * 3 * 2 and set(few) <= set(items)
     assert len(subsample(items, "any", 2)) == 3 * 3 * 2
     assert len({i.speaker for i in subsample(items, "any", 2, 1)}) == 1
-    assert subsample(few, "within", 2) == few and subsample(items, "within", 2) == few
+    assert (
+        subsample(few, "within", 2) == few
+        and subsample(items, "within", 2) == few
+    )
     assert subsample(items, "within", 2, seed=1) != few
     assert sorted(subsample(items, "any", math.inf)) == sorted(items)
