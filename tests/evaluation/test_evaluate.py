@@ -321,7 +321,7 @@ def test_the_command_line(tokens, tmp_path):
     assert "conversion and judges: they need the model" in result.output
     assert (tmp_path / "new" / "out" / "results.md").is_file()
     missing = cli("evaluate", tmp_path / "gone.jsonl", *tokens[2:], code=1)
-    assert "does not exist" in missing.output
+    assert "gone.jsonl" in missing.output
 
 
 @pytest.mark.parametrize(
@@ -341,10 +341,7 @@ def test_the_command_line(tokens, tmp_path):
         ("none", ["--audio=wavs"], "--audio needs --conversion-pairs"),
         ("none", ["--targets=x.jsonl"], "--targets needs --conversion-pairs"),
         # Sources of no known kind.
-        *(
-            (name, [], "token file must be .jsonl")
-            for name in ("a.npz", "no.npz", "b")
-        ),
+        *((name, [], "token file must be .jsonl") for name in ("a.npz", "b")),
         ("none", [], "There is no folder 'none'"),
     ],
 )
