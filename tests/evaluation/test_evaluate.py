@@ -391,7 +391,7 @@ def test_a_decoder_that_writes_samples_is_heard(corpus):
 def test_judges_are_found_by_name(corpus):
     assert load_judge("math.hypot") is math.hypot
     assert load_judge(spoilt) is spoilt
-    wrong = "hypot math:tau no.such:judge math:nothing resemblyzer:weights"
+    wrong = "hypot no.such:judge math:nothing"
     for name in wrong.split():
         with pytest.raises(ValueError, match="judge"):
             load_judge(name)
