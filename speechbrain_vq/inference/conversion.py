@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from speechbrain_vq._names import unknown_name
 from speechbrain_vq.dataio.audio import as_waveforms, listed, naming, read_audio
 from speechbrain_vq.dataio.waveforms import (
     with_source,
     within_full_scale,
     write_waveform,
 )
-from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
 from .tokenizer import VQTokenizer
@@ -143,7 +143,7 @@ class VoiceConverter(VQTokenizer):
             if target in self.speakers:
                 with self.autocast():
                     return self.mods.speaker([target]).float()
-            message = unknown_speaker(target, self.speakers)
+            message = unknown_name("speaker", target, self.speakers)
             if pathlib.Path(target).is_file():
                 message = (
                     f"{target} is a recording, but this model has a speaker "
