@@ -15,7 +15,6 @@ from speechbrain_vq.evaluation.phone_units import (
     nmi,
     phone_information,
     phone_purity,
-    phones_at,
     pnmi,
 )
 
@@ -36,7 +35,6 @@ def test_a_phone_counts_where_the_middle_of_a_unit_lies():
     # Middles at 10, 30, 50, 70, 90 and 110 ms.
     table.add([0, 1, 2, 2, 1, 0], phones)
     assert table.counts().tolist() == [[1, 2, 1]]
-    assert phones_at(phones, [0.031, 0.049, 0.055]) == ["b", "b", None]
 
 
 def test_purities_are_those_of_hubert():
