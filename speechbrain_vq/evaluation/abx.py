@@ -324,11 +324,9 @@ class Abx(Metric):
         for context, speaker in itertools.product(self.samples, _SPEAKERS):
             name = _condition(speaker, context)
             if f"abx_{name}_units" not in estimates:
-                who = "one speaker" if speaker == "within" else "two speakers"
-                place = " between the same neighbors" * (context == "within")
                 notes.append(
-                    f"ABX {name.replace('_', ' ')}: no phone is said twice by "
-                    f"{who}{place}, with another phone by the same speaker"
+                    f"ABX {name.replace('_', ' ')}: no two items of a phone "
+                    "with one of another phone by the same speaker"
                 )
         if self._dropped:
             notes.append(f"{self._dropped} ABX items without a complete frame")

@@ -63,19 +63,14 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     "change, message",
     [
         ({"id": None}, '"id" .* or "path"'),
-        ({"id": ["u"]}, '"id" .* or "path"'),
         ({"token_rate": None}, '"token_rate" is None: expected a number'),
         ({"token_rate": 0}, "above 0, token frames per second"),
-        ({"token_rate": "50"}, "above 0, token frames per second"),
         ({"num_samples": 9}, '"sample_rate" is missing'),
         ({"seconds": -1}, '"seconds" is -1'),
         ({"tokens": [1, -1]}, "-1 is below 0"),
         ({"tokens": [1.5, 2]}, "integers"),
         ({"tokens": [[1, 2], [3]]}, "of equal length"),
-        ({"tokens": ["1"]}, "integers"),
-        ({"tokens": [True]}, "integers"),
         ({"tokens": 3}, "integers"),
-        ({"tokens": None}, "integers"),
         ({"tokens": [1, 8]}, "8 is not below the codebook size of 8.*above 8"),
         ({"tokens": [[1, 2]]}, "2 codebooks, but earlier lines have 1"),
         (b'{"id": "u", "tokens": [1]}', '"token_rate" is missing'),
@@ -180,8 +175,8 @@ def test_each_condition_that_is_missing_is_reported(write, tmp_path):
     (name,) = evaluation.metrics["abx"]
     assert name == "abx_within_speaker_any_context_units"
     notes = "\n".join(evaluation.left_out)
-    assert "ABX across speaker any context: no phone is said twice by" in notes
-    assert "ABX within speaker same context: no phone" in notes
+    assert "ABX across speaker any context: no two items" in notes
+    assert "ABX within speaker same context: no two items" in notes
     assert "ABX within speaker any context" not in notes
     settings = evaluation.settings
     assert settings["abx_items"] == settings["abx_items_of"]
