@@ -126,12 +126,12 @@ def evaluate(source, out, report, strict, engine, **options) -> None:
     with loading():
         from speechbrain_vq.evaluation import evaluate as run
         from speechbrain_vq.evaluation import write_report
-        from speechbrain_vq.evaluation.report import as_text
+        from speechbrain_vq.evaluation.report import as_markdown
 
     with clean_errors("Interrupted. No results were written."):
         runner = open_engine(engine, options)
         evaluation = run(source, progress=True, engine=runner, **options)
-    click.echo(as_text(evaluation), nl=False)
+    click.echo(as_markdown(evaluation), nl=False)
     for file in write_report(evaluation, out) if out else ():
         click.echo(f"Wrote {file}")
     if report is None and out and not is_tokens:

@@ -46,21 +46,6 @@ class Cell(NamedTuple):
         """Number of pairs of items to warp."""
         return len(self.x) * (len(self.a) + len(self.b))
 
-    @property
-    def triples(self) -> int:
-        """Number of triples with different items X and A."""
-        within_speaker = self.x is self.a
-        return len(self.x) * (len(self.a) - within_speaker) * len(self.b)
-
-
-class Cells(NamedTuple):
-    """Cells to compare, their number of triples, and the total number of
-    triples before pairs were limited."""
-
-    cells: list[Cell]
-    triples: int
-    total: int
-
 
 def make_cells(
     items: Sequence[Item],
@@ -69,7 +54,7 @@ def make_cells(
     max_x_across: int | None = MAX_X_ACROSS,
     seed: int = 0,
     max_pairs: float = math.inf,
-) -> Cells:
+) -> list[Cell]:
     """Create the cells of an ABX error.
 
     A and X are of one phone and B of another; A and B are of one speaker. X is
@@ -81,13 +66,23 @@ def make_cells(
     Example
     -------
     >>> ab = [Item("f", 0, 1, phone, "x", "y", "ann") for phone in "aab"]
-    >>> make_cells(ab)[1:]
-    (2, 2)
+    >>> make_cells(ab)[0][1:]
+    ('a', [0, 1], [0, 1], [2])
     """
     cells = list(_all_cells(items, speaker, context, max_x_across, seed))
-    total = sum(cell.triples for cell in cells)
-    cells = _draw_cells(cells, max_pairs, seed)
-    return Cells(cells, sum(cell.triples for cell in cells), total)
+    if sum(max(cell.pairs, _MIN_PAIRS) for cell in cells) <= max_pairs:
+        return cells
+    rounds, order = collections.Counter(), []
+    for cell in random.Random(seed).sample(cells, len(cells)):
+        order.append((rounds[cell[:2]], cell))
+        rounds[cell[:2]] += 1
+    drawn, budget = [], max_pairs
+    for _, cell in sorted(order, key=lambda entry: entry[0]):
+        budget -= max(cell.pairs, _MIN_PAIRS)
+        if budget < 0 and drawn:
+            break
+        drawn.append(cell)
+    return drawn
 
 
 def _all_cells(items, speaker, context, max_x_across, seed) -> Iterator[Cell]:
@@ -114,22 +109,6 @@ def _all_cells(items, speaker, context, max_x_across, seed) -> Iterator[Cell]:
                 if b and (speaker == "across" or len(a) > 1):
                     for x in x_speakers[:max_x_across]:
                         yield Cell(name, phone, by_speaker[x], a, b)
-
-
-def _draw_cells(cells, max_pairs, seed):
-    if sum(max(cell.pairs, _MIN_PAIRS) for cell in cells) <= max_pairs:
-        return cells
-    rounds, order = collections.Counter(), []
-    for cell in random.Random(seed).sample(cells, len(cells)):
-        order.append((rounds[cell[:2]], cell))
-        rounds[cell[:2]] += 1
-    drawn, budget = [], max_pairs
-    for _, cell in sorted(order, key=lambda entry: entry[0]):
-        budget -= max(cell.pairs, _MIN_PAIRS)
-        if budget < 0 and drawn:
-            break
-        drawn.append(cell)
-    return drawn
 
 
 def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -290,7 +269,7 @@ class Abx(Metric):
             for item in sample.items:
                 self._items[item.file].append((context, item))
         self._frames = collections.defaultdict(list)
-        self._dropped, self._cells = 0, {}
+        self._dropped = 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Add an utterance, see ``Metric``."""
@@ -319,25 +298,18 @@ class Abx(Metric):
                     items, speaker, context, MAX_X_ACROSS, self.seed, MAX_PAIRS
                 )
                 condition = _condition(speaker, context)
-                self._cells[condition] = cells
-                files = {
-                    items[index].file
-                    for cell in cells.cells
-                    for index in (*cell.x, *cell.a, *cell.b)
-                }
                 label = f"{speaker} speakers, {_CONTEXTS[context]} context"
-                for source in sources[0] if files else ():
+                for source in sources[0] if cells else ():
                     errors = abx_error(
                         [by_source[source] for by_source in sources],
                         items,
-                        cells.cells,
+                        cells,
                         identity if source == "units" else angular,
                         weights,
                     )
                     quantity = Quantity(f"{label}: {source}", bounds=SHARE)
-                    estimates[f"abx_{condition}_{source}"] = estimate(
-                        errors, quantity, len(files)
-                    )
+                    name = f"abx_{condition}_{source}"
+                    estimates[name] = estimate(errors, quantity)
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
@@ -352,11 +324,9 @@ class Abx(Metric):
         for context, speaker in itertools.product(self.samples, _SPEAKERS):
             name = _condition(speaker, context)
             if f"abx_{name}_units" not in estimates:
-                who = "one speaker" if speaker == "within" else "two speakers"
-                place = " between the same neighbors" * (context == "within")
                 notes.append(
-                    f"ABX {name.replace('_', ' ')}: no phone is said twice by "
-                    f"{who}{place}, with another phone by the same speaker"
+                    f"ABX {name.replace('_', ' ')}: no two items of a phone "
+                    "with one of another phone by the same speaker"
                 )
         if self._dropped:
             notes.append(f"{self._dropped} ABX items without a complete frame")
@@ -366,15 +336,14 @@ class Abx(Metric):
         """Return settings for the report, see ``Metric``."""
         if not self._items:
             return {}
-        samples, cells = self.samples.items(), self._cells.items()
+        samples = self.samples.items()
         return {
             "abx_items_from": {c: sample.source for c, sample in samples},
             "abx_max_size_group": MAX_SIZE_GROUP,
             "abx_max_x_across": MAX_X_ACROSS,
             "abx_items": {c: len(sample.items) for c, sample in samples},
             "abx_items_of": {c: sample.total for c, sample in samples},
-            "abx_triples": {name: drawn.triples for name, drawn in cells},
-            "abx_triples_of": {name: drawn.total for name, drawn in cells},
+            "abx_max_pairs": MAX_PAIRS,
             "abx_frames": "those whose midpoint is in the item, as in fastabx",
         }
 

@@ -64,14 +64,13 @@ class BitRate(Metric):
 
     def __init__(self, codebook_size: int | None = None):
         self.codebook_size = codebook_size
-        self._largest, self._books, self._utterances = 0, 1, 0
+        self._largest, self._books = 0, 1
         self._tokens, self._rates = WeightedCounts(), WeightedRatios()
         self._symbols = WeightedCounts(_MAX_SYMBOLS)
         self._runs = WeightedCounts(_MAX_SYMBOLS)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Add an utterance, see ``Metric``."""
-        self._utterances += 1
         tokens, seconds = utterance.tokens, utterance.seconds
         self._books = tokens.shape[1]
         if len(tokens):
@@ -113,7 +112,7 @@ class BitRate(Metric):
             codes = self._books * self.codebook_size
             values["used_codes_percent"] = [100 * len(table) / codes]
         return {
-            name: estimate(values[name], quantity, self._utterances)
+            name: estimate(values[name], quantity)
             for name, quantity in self.quantities.items()
             if name in values
         }

@@ -152,7 +152,7 @@ class Conversion(JudgedSpeech):
             ]
         elif not self.judges:
             notes.append("speaker similarity of conversions: no judge is given")
-        return notes + super().notes(estimates)
+        return notes
 
     def settings(self) -> dict:
         """Return settings for the report, see ``Metric``."""

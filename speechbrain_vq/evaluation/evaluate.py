@@ -31,9 +31,6 @@ from .segmentation import Segmentation
 from .tokens import TokenFile
 from .utterances import EvaluatedModel
 
-# Suffixes of token files in unsupported formats.
-_OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
-
 
 class Evaluation(NamedTuple):
     """Results of ``evaluate``: estimates by section and key, settings, notes on
@@ -81,9 +78,9 @@ def evaluate(
     """Evaluate units by phone information, ABX, segmentation, linear probes,
     bit rate, reconstruction and voice conversion.
 
-    All metrics are computed in one pass over the utterances. Only counts, and a
-    limited number of ABX frames and probe inputs, are kept, so memory grows
-    with the numbers of codes and phone names, but not of utterances. The 95 %
+    All metrics are computed in one pass over the utterances. Besides the
+    manifest, only counts and a limited number of ABX frames and probe inputs
+    are kept, so memory grows with the numbers of codes and phone names. The 95 %
     confidence intervals are from a bootstrap over utterances, see
     ``intervals``.
 
@@ -259,15 +256,8 @@ def _open(source, codebook_size, engine, options):
         return EvaluatedModel(source, engine)
     path = pathlib.Path(source)
     if path.suffix == ".jsonl":
-        if not path.is_file():
-            problem = "is a folder" if path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"The token file {source} {problem}.")
-        if engine:
-            raise ValueError(
-                f"{source}: an engine requires a model, not a token file."
-            )
         return TokenFile(source, codebook_size)
-    if not path.is_dir() and (path.is_file() or path.suffix in _OTHER_FORMATS):
+    if path.is_file():
         raise ValueError(
             f"{source}: a token file must be .jsonl, as written by `tokenize` "
             "with --out=NAME.jsonl; a model is a folder, or org/name."

@@ -15,17 +15,14 @@ NORMAL = 1.96
 
 
 def estimate(
-    values: torch.Tensor | Iterable[float],
-    quantity: Quantity = UNNAMED,
-    cases: int = 2,
+    values: torch.Tensor | Iterable[float], quantity: Quantity = UNNAMED
 ) -> Estimate:
     """Compute a 95 % confidence interval from ``values`` [1 + R], the value on
-    the data followed by those on the bootstrap replicates. ``cases`` is the
-    number of utterances that contribute. With fewer than two there is no
-    interval, as all replicates are equal.
+    the data followed by those on the bootstrap replicates. If all replicates
+    are equal, as with a single utterance, there is no interval.
 
     The interval extends 1.96 standard errors to both sides (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13), within the
+    Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13), clipped to the
     bounds of the quantity. A percentile interval might exclude the value
     itself, since entropies of resampled data are biased downwards.
 
@@ -37,49 +34,15 @@ def estimate(
     """
     value, *replicates = map(float, values)
     replicates = [r for r in replicates if math.isfinite(r)]
-    if min(len(replicates), cases) < 2 or not math.isfinite(value):
+    margin = 0.0
+    if len(replicates) > 1 and math.isfinite(value):
+        margin = NORMAL * float(np.std(replicates, ddof=1))
+    # Equal replicates may differ by rounding errors.
+    if margin < 1e-6:
         return Estimate(value, quantity=quantity)
-    error = float(np.std(replicates, ddof=1))
-    ends = clip_interval(value, error, quantity.bounds, cases)
-    return Estimate(value, *ends, quantity)
-
-
-def clip_interval(
-    value: float, error: float, bounds: tuple[float, float], cases: int
-) -> tuple[float, float]:
-    """Compute a 95 % confidence interval that stays within the bounds.
-
-    With two finite bounds, this is the Wilson score interval for the effective
-    number of cases, which has the given standard error (Kott, 2017, A note on
-    Wilson coverage intervals for proportions estimated from complex samples).
-    At a bound, where the standard error is 0, ``cases`` is used instead: no
-    error in 16 utterances does not mean an error rate of 0. If a bound is
-    infinite, the normal interval is clipped.
-    """
-    lower, upper = bounds
-    size = upper - lower
-    if not math.isfinite(size):
-        margin = NORMAL * error
-        return max(value - margin, lower), min(value + margin, upper)
-    share = min(max((value - lower) / size, 0.0), 1.0)
-    variance, squared = share * (1 - share), (error / size) ** 2
-    if variance >= 1e-9 and squared == 0:
-        return value, value
-    number = cases if variance < 1e-9 else variance / squared
-    low, high = (lower + size * end for end in wilson(share, number))
-    return min(low, value), max(high, value)
-
-
-def wilson(share: float, number: float) -> tuple[float, float]:
-    """Compute the 95 % score interval of a proportion estimated from ``number``
-    cases (Wilson, 1927, Probable inference, the law of succession, and
-    statistical inference)."""
-    squared = NORMAL**2 / number
-    middle = share + squared / 2
-    half = math.sqrt(squared * (share * (1 - share) + squared / 4))
-    low, high = ((middle + s * half) / (1 + squared) for s in (-1, 1))
-    # Rounding must not exclude the proportion or leave [0, 1].
-    return min(max(low, 0.0), share), max(min(high, 1.0), share)
+    lower, upper = quantity.bounds
+    low, high = max(value - margin, lower), min(value + margin, upper)
+    return Estimate(value, low, high, quantity)
 
 
 class PoissonBootstrap:
@@ -162,17 +125,13 @@ class WeightedRatios:
     """
 
     def __init__(self):
-        self._sums, self._weights = {}, {}
-        self._cases = collections.Counter()
+        self._sums = {}
 
     def add(
         self, name: str, over: float, under: float, weights: torch.Tensor
     ) -> None:
         """Add to the numerator and the denominator of a ratio, with the weights
-        [1 + R] of an utterance. Pass the same tensor for each of its terms."""
-        if under > 0 and self._weights.get(name) is not weights:
-            self._weights[name] = weights
-            self._cases[name] += 1
+        [1 + R] of an utterance."""
         pair = torch.tensor([[over], [under]], dtype=torch.float64)
         self._sums[name] = self._sums.get(name, 0) + pair * weights.double()
 
@@ -184,6 +143,7 @@ class WeightedRatios:
     def estimates(self, quantities: dict[str, Quantity]) -> dict[str, Estimate]:
         """Estimate all ratios whose denominator is not 0."""
         return {
-            name: estimate(self.values(name), quantities[name], cases)
-            for name, cases in self._cases.items()
+            name: estimate(self.values(name), quantities[name])
+            for name, (_, under) in self._sums.items()
+            if under[0] > 0
         }

@@ -9,9 +9,7 @@ sums. A judge may have the attributes ``name`` and ``weights`` for the report,
 and ``quantities``.
 """
 
-import collections
 import importlib.metadata
-import math
 import pkgutil
 import re
 from collections.abc import Callable, Iterable
@@ -52,8 +50,6 @@ def load_judge(name: str | Callable) -> Callable:
         return name
     kind, _, weights = name.partition(":")
     if kind in JUDGES:
-        if weights and kind == Resemblyzer.name:
-            raise ValueError(f"The judge '{kind}' takes no weights.")
         try:
             return JUDGES[kind](weights) if weights else JUDGES[kind]()
         # Third-party packages may raise any error.
@@ -63,15 +59,12 @@ def load_judge(name: str | Callable) -> Callable:
                 f"{JUDGES[kind].install}"
             ) from error
     try:
-        judge = pkgutil.resolve_name(name)
+        return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"There is no judge '{name}' ({error}): choose "
             f"{' or '.join(JUDGES)}, or give your own as module:callable."
         ) from error
-    if not callable(judge):
-        raise ValueError(f"The judge '{name}' is not callable.")
-    return judge
 
 
 def _name(judge):
@@ -97,7 +90,6 @@ class JudgedSpeech(Metric):
         self.model, self.judges = model, judges
         self.quantities = dict(self.quantities)
         self.number, self._ratios = 0, WeightedRatios()
-        self._nonfinite = collections.Counter()
 
     def judge(
         self, audio: dict[str, torch.Tensor], entry: dict, weights: torch.Tensor
@@ -110,47 +102,22 @@ class JudgedSpeech(Metric):
         self.number += 1
         for name, judge in self.judges.items():
             scores = judge(audio, self.model.sample_rate, entry)
-            scores = _pairs(name, scores)
             quantities = {"closer_to_target": _CLOSER}
             quantities |= getattr(judge, "quantities", {})
-            if "target" in audio and {"to_source", "to_target"} <= {*scores}:
-                target, source = scores["to_target"], scores["to_source"]
-                closer = target[0] * source[1] > source[0] * target[1]
-                scores["closer_to_target"] = closer, 1
-            for key, (over, under) in scores.items():
+            if {"to_source", "to_target"} <= {*scores}:
+                closer = scores["to_target"] > scores["to_source"]
+                scores = scores | {"closer_to_target": closer}
+            for key, score in scores.items():
                 quantity = quantities.get(key, Quantity(key.replace("_", " ")))
                 quantity = quantity._replace(label=f"{name}: {quantity.label}")
                 self.quantities[f"{name}:{key}"] = quantity
-                if not math.isfinite(over) or not math.isfinite(under):
-                    self._nonfinite[f"{name}:{key}"] += 1
-                    continue
+                is_pair = isinstance(score, tuple | list)
+                over, under = score if is_pair else (score, 1)
                 self._ratios.add(f"{name}:{key}", over, under, weights)
 
     def compute(self) -> dict[str, Estimate]:
         """Compute the results, see ``Metric``."""
         return self._ratios.estimates(self.quantities)
-
-    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Return notes on the results, see ``Metric``."""
-        return [
-            f"{number} scores {name}: they are not finite"
-            for name, number in self._nonfinite.items()
-        ]
-
-
-def _pairs(name, scores):
-    """Return the scores of a judge as pairs (numerator, denominator)."""
-    try:
-        pairs = {
-            key: score if isinstance(score, tuple | list) else (score, 1)
-            for key, score in scores.items()
-        }
-        return {k: (float(x), float(y)) for k, (x, y) in pairs.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(
-            f"The judge '{name}' must return a dict of numbers or of pairs "
-            f"(numerator, denominator), got {scores!r:.200}."
-        ) from None
 
 
 class Resemblyzer:

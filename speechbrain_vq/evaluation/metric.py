@@ -46,8 +46,7 @@ USAGE = {
 
 class Estimate(NamedTuple):
     """Value (nan without data) and its 95 % confidence interval. ``low`` and
-    ``high`` are None without bootstrap replicates or with fewer than two
-    utterances."""
+    ``high`` are None if the bootstrap replicates, if any, are all equal."""
 
     value: float
     low: float | None = None

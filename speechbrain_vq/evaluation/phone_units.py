@@ -14,29 +14,22 @@ from .metric import NON_NEGATIVE, SHARE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
 
-def phones_at(
-    phones: Sequence[tuple[float, float, str]], times: Sequence[float]
-) -> list:
-    """Return the phone at each of the sorted times; None between phones.
-    ``phones`` are sorted tuples (start, end, phone), in seconds."""
-    names, index = [], 0
-    for time in times:
-        while index < len(phones) and phones[index][1] <= time:
-            index += 1
-        inside = index < len(phones) and phones[index][0] <= time
-        names.append(phones[index][2] if inside else None)
-    return names
-
-
 def phones_of_frames(
     phones: Sequence[tuple[float, float, str]] | None,
     number: int,
     token_rate: float,
 ) -> list:
     """Return the phone at the midpoint of each of ``number`` frames; None
-    between phones. See ``phones_at``."""
-    middles = [(frame + 0.5) / token_rate for frame in range(number)]
-    return phones_at(phones or (), middles)
+    between phones. ``phones`` are sorted tuples (start, end, phone), in
+    seconds."""
+    phones, names, index = phones or (), [], 0
+    for frame in range(number):
+        time = (frame + 0.5) / token_rate
+        while index < len(phones) and phones[index][1] <= time:
+            index += 1
+        inside = index < len(phones) and phones[index][0] <= time
+        names.append(phones[index][2] if inside else None)
+    return names
 
 
 class PhoneUnitCounts:
@@ -65,7 +58,7 @@ class PhoneUnitCounts:
         self, units: Iterable[int], phones: Sequence[tuple[float, float, str]]
     ) -> None:
         """Count the units of an utterance with the phones at their midpoints.
-        Units outside phones are left out. See ``phones_at``."""
+        Units outside phones are left out. See ``phones_of_frames``."""
         units = list(units)
         names = phones_of_frames(phones, len(units), self.token_rate)
         self.add_frames(names, units, torch.ones(1).int())
@@ -277,9 +270,7 @@ class PhoneInformation(Metric):
                     label = f"{quantity.label}, codebook {number}"
                     quantity = quantity._replace(label=label)
                     key = f"{name}_codebook_{number}"
-                estimates[key] = estimate(
-                    (v[name] for v in values), quantity, self._utterances
-                )
+                estimates[key] = estimate((v[name] for v in values), quantity)
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:

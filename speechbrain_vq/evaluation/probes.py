@@ -229,7 +229,7 @@ class LinearProbes(Metric):
         inputs = {source: torch.stack(x) for source, x in inputs.items()}
         weights = torch.stack(weights)[kept]
         folds = stratified_folds(labels, seed=self.seed)
-        return _accuracies(target, inputs, labels, weights, folds, len(kept))
+        return _accuracies(target, inputs, labels, weights, folds)
 
     def _phone_probes(self):
         """Estimate accuracies for the phones of frames."""
@@ -253,11 +253,10 @@ class LinearProbes(Metric):
         owners = torch.tensor(owners)[order]
         weights = torch.stack(weights)[owners]
         folds = stratified_folds([0] * len(phones), seed=self.seed)[owners]
-        cases = len(phones)
-        return _accuracies("phone", inputs, labels, weights, folds, cases)
+        return _accuracies("phone", inputs, labels, weights, folds)
 
 
-def _accuracies(target, inputs, labels, weights, folds, cases):
+def _accuracies(target, inputs, labels, weights, folds):
     weights = weights.double()
     estimates = {}
     for source, x in inputs.items():
@@ -265,7 +264,6 @@ def _accuracies(target, inputs, labels, weights, folds, cases):
         estimates[f"{target}_from_{source}"] = estimate(
             correct / weights.sum(0),
             Quantity(f"{target} from {source}", bounds=SHARE),
-            cases,
         )
     [(_, majority)] = collections.Counter(labels).most_common(1)
     estimates[f"{target}_chance"] = Estimate(

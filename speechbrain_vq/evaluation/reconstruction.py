@@ -128,10 +128,9 @@ class Reconstruction(JudgedSpeech):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Return notes on the results, see ``Metric``."""
-        notes = super().notes(estimates)
         if estimates and not has_pystoi():
-            notes.append('STOI: pip install "speechbrain-vq[eval]"')
-        return notes
+            return ['STOI: pip install "speechbrain-vq[eval]"']
+        return []
 
     def settings(self) -> dict:
         """Return settings for the report, see ``Metric``."""

@@ -1,4 +1,4 @@
-"""Evaluation reports as plain text, Markdown and JSON."""
+"""Evaluation reports as Markdown and JSON."""
 
 import json
 import math
@@ -18,39 +18,40 @@ SETTINGS = {
     "abx_max_x_across": "maximum ABX speakers of X across speakers",
     "abx_items": "ABX items used",
     "abx_items_of": "ABX items available",
-    "abx_triples": "ABX triples compared",
-    "abx_triples_of": "ABX triples available",
+    "abx_max_pairs": "maximum ABX pairs of items compared for an error",
     "abx_frames": "ABX frames of an item",
     "seconds_decoded": "seconds decoded",
     "segmentation_tolerance": "boundary tolerance",
     "reconstructed": "utterances reconstructed",
     "converted": "utterances converted",
 }
-_CONTEXTS = {"within": "same context", "any": "any context"}
-
-
-def as_text(evaluation: Evaluation) -> str:
-    """Format an evaluation as plain tables."""
-    lines = []
-    for title, rows in _sections(evaluation):
-        width = max(len(row[0]) for row in rows)
-        lines += ["", title]
-        lines += [
-            f"  {label:{width}}  {value:>9}  {interval}".rstrip()
-            for label, value, interval in rows
-        ]
-    lines += _notes(evaluation, "", "  ")
-    return "\n".join(lines).lstrip("\n") + "\n"
+_CONTEXTS = {"within": "same context", "any": "any context"}  # Of ABX items
 
 
 def as_markdown(evaluation: Evaluation) -> str:
-    """Format an evaluation as Markdown tables."""
+    """Format an evaluation as Markdown tables, aligned to be read as text."""
     lines = ["# Evaluation"]
-    for title, rows in _sections(evaluation):
-        lines += ["", f"## {title}", ""]
-        lines += ["| metric | value | 95 % interval |", "|---|---|---|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += _notes(evaluation, "## ", "- ")
+    for section, estimates in evaluation.metrics.items():
+        rows = [("metric", "value", "95 % interval")]
+        for value, low, high, quantity in estimates.values():
+            interval = ""
+            if low is not None:
+                interval = f"{_number(low)} to {_number(high)}"
+            rows.append((str(quantity), _number(value), interval))
+        width = max(len(row[0]) for row in rows)
+        table = [
+            f"| {label:{width}} | {value:>9} | {interval:18} |"
+            for label, value, interval in rows
+        ]
+        table.insert(1, f"|{'-' * (width + 2)}|{'-' * 10}:|{'-' * 20}|")
+        lines += ["", f"## {evaluation.titles[section]}", "", *table]
+    left_out = evaluation.left_out[:20]
+    if len(evaluation.left_out) > 20:
+        left_out.append(f"... and {len(evaluation.left_out) - 20} more")
+    if left_out:
+        lines += ["", "## Left out", "", *(f"- {note}" for note in left_out)]
+    lines += ["", "## Settings", ""]
+    lines += [f"- {setting}" for setting in _settings(evaluation)]
     return "\n".join(lines) + "\n"
 
 
@@ -85,18 +86,6 @@ def write_report(
     return list(texts)
 
 
-def _sections(evaluation):
-    """Yield the title and the rows of each section."""
-    for section, estimates in evaluation.metrics.items():
-        rows = []
-        for value, low, high, quantity in estimates.values():
-            interval = ""
-            if low is not None:
-                interval = f"{_number(low)} to {_number(high)}"
-            rows.append((str(quantity), _number(value), interval))
-        yield evaluation.titles[section], rows
-
-
 def _number(value):
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4f}"
 
@@ -112,29 +101,9 @@ def _settings(evaluation):
     """Yield each setting with its label."""
     for key, value in evaluation.settings.items():
         if isinstance(value, dict):
-            value = [f"{v} ({_condition(k)})" for k, v in value.items()]
+            value = [f"{v} ({_CONTEXTS.get(k, k)})" for k, v in value.items()]
         if isinstance(value, list):
             value = ", ".join(map(str, value)) or "none"
         if key == "segmentation_tolerance":
             value = f"{1000 * value:g} ms"
         yield f"{SETTINGS.get(key) or key.replace('_', ' ')}: {value}"
-
-
-def _condition(key):
-    """Return the label of an ABX context or condition."""
-    words = _CONTEXTS.get(key) or key.replace("_speaker_", " speakers, ")
-    return words.replace("_", " ")
-
-
-def _notes(evaluation, heading, bullet):
-    left_out = evaluation.left_out[:20]
-    if len(evaluation.left_out) > 20:
-        left_out.append(f"... and {len(evaluation.left_out) - 20} more")
-    lines = []
-    sections = {"Left out": left_out, "Settings": [*_settings(evaluation)]}
-    for title, notes in sections.items():
-        if notes:
-            # Markdown requires an empty line after a heading.
-            lines += ["", heading + title] + [""] * bool(heading)
-            lines += [bullet + note for note in notes]
-    return lines

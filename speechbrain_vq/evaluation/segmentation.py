@@ -94,7 +94,7 @@ class Segmentation(Metric):
     }
 
     def __init__(self):
-        self._sums, self._utterances = None, 0
+        self._sums = None
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Count the boundaries between the first and last phone boundary."""
@@ -105,7 +105,6 @@ class Segmentation(Metric):
         detected = unit_boundaries(utterance.tokens, utterance.token_rate)
         detected = [time for time in detected if start < time < end]
         reference = phone_boundaries(phones)
-        self._utterances += bool(reference or detected)
         hits = count_matches(detected, reference)
         numbers = torch.tensor([[hits], [len(detected)], [len(reference)]])
         counts = numbers * weights
@@ -117,9 +116,7 @@ class Segmentation(Metric):
             return {}
         scores = [segmentation_scores(*sums) for sums in self._sums.T.tolist()]
         return {
-            name: estimate(
-                (s[name] for s in scores), quantity, self._utterances
-            )
+            name: estimate((s[name] for s in scores), quantity)
             for name, quantity in self.quantities.items()
         }
 

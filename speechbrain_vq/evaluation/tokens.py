@@ -1,20 +1,16 @@
 """Utterances from token files, which may come from any model."""
 
-import collections
-import logging
 import math
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from speechbrain_vq.inference.token_files import check_tokens, parse_line
 
 from .utterances import Utterance
-
-logger = logging.getLogger(__name__)
 
 # Upper limit of tokens: count tables are as wide as the largest token.
 _MAX_CODES = 1 << 20
@@ -46,19 +42,24 @@ def read_tokens(
       ``sample_rate``; by default, that of the tokens;
     - optionally ``codebook_size``; the argument overrides it.
 
-    Raises a ValueError that names the first invalid line, or the first whose
-    codebooks, ``fingerprint`` (of the model's weights) or token rate (by more
-    than 10 %) differ from those of earlier lines.
+    Raises a ValueError that names the first invalid line, or the first with
+    another number of codebooks.
     """
-    first: dict[str, Any] = {}
+    books = None
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             try:
-                parsed = parse_line(text)
-                line = _checked(parsed, codebook_size)
-                _compare(line, parsed.get("fingerprint"), first)
+                line = _checked(parse_line(text), codebook_size)
+                if len(line.tokens):
+                    width = line.tokens.shape[1]
+                    books = books or width
+                    if width != books:
+                        raise ValueError(
+                            f"it has {width} codebooks, but earlier lines "
+                            f"have {books}."
+                        )
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             yield line
@@ -67,10 +68,8 @@ def read_tokens(
 class TokenFile:
     """Token file with the utterances of a manifest.
 
-    Lines match utterances by ``id``, by path, or else by the stem of the path,
-    if only one file in the token file and one in the manifest has it. The
-    constructor checks all lines, see ``read_tokens``. ``codebook_size`` is by
-    default the one stored in the lines.
+    Lines match utterances by ``id`` or path. ``codebook_size`` is by default
+    the one stored in the first line.
     """
 
     def __init__(
@@ -78,63 +77,39 @@ class TokenFile:
     ):
         self.path, self.codebook_size = path, codebook_size
         self.errors: dict[str, str] = {}
-        self._places = []
-        for line in read_tokens(path, codebook_size):
-            self._places.append((line.id, line.path))
-            self.codebook_size = self.codebook_size or line.codebook_size
+        first = next(read_tokens(path, codebook_size), None)
+        if first is not None:
+            self.codebook_size = first.codebook_size
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
         """Yield utterances of a manifest in the order of the token file. For
         each utterance without tokens, a message is added to ``errors``."""
-        names_of = self._match(manifest)
+        by_path = {_resolved(e["wav"]): name for name, e in manifest.items()}
         contents: dict[str, int] = {}
         for line in read_tokens(self.path, self.codebook_size):
+            name = line.id
+            if name not in manifest and line.path is not None:
+                name = by_path.get(_resolved(line.path))
+            if name not in manifest:
+                continue
             content = hash(line.tokens.numpy().tobytes())
-            for name in names_of[line.id, line.path]:
-                if name not in contents:
-                    contents[name] = content
-                    error = _error(line, manifest[name], self.path)
-                    if error:
-                        self.errors[name] = error
-                    else:
-                        yield Utterance(name, manifest[name], *line[2:5])
-                elif contents[name] != content:
-                    raise ValueError(
-                        f"{self.path} has two lines for {name}, with different "
-                        "tokens: remove one of them."
-                    )
-        missing = [name for name in manifest if name not in contents]
-        self.errors |= dict.fromkeys(missing, f"no tokens in {self.path}")
-
-    def _match(self, manifest):
-        """Return the names of the utterances of each (id, path) in the file."""
-        by_path, by_stem, files = (
-            collections.defaultdict(set) for _ in range(3)
-        )
-        for name, entry in manifest.items():
-            by_path[_resolved(entry["wav"])].add(name)
-            by_stem[pathlib.Path(entry["wav"]).stem].add(name)
-        names_of = {}
-        for place in self._places:
-            name, path = place
-            files[pathlib.Path(path or "").stem].add(path)
-            known = by_path.get(_resolved(path), ()) if path else ()
-            names_of[place] = sorted({name} & manifest.keys() or known)
-        matched = {name for names in names_of.values() for name in names}
-        guessed = {}
-        for place in (place for place in names_of if not names_of[place]):
-            stem = pathlib.Path(place[1] or "").stem
-            names = by_stem[stem] - matched
-            if len(by_stem[stem]) == len(files[stem]) == len(names) == 1:
-                guessed[place] = [*names]
-        if guessed:
-            (_, path), (name,) = next(iter(guessed.items()))
-            logger.warning(
-                "%s: %d of %d files match the manifest only by name, e.g. %s, "
-                "taken for %s",
-                *(self.path, len(guessed), len(names_of), path, name),
-            )
-        return names_of | guessed
+            if name not in contents:
+                contents[name] = content
+                error = _error(line, manifest[name], self.path)
+                if error:
+                    self.errors[name] = error
+                else:
+                    yield Utterance(name, manifest[name], *line[2:5])
+            elif contents[name] != content:
+                raise ValueError(
+                    f"{self.path} has two lines for {name}, with different "
+                    "tokens: remove one of them."
+                )
+        for name in manifest:
+            if name not in contents:
+                self.errors[name] = (
+                    f"{self.path} has no tokens with its id or path"
+                )
 
 
 def _resolved(path):
@@ -159,29 +134,6 @@ def _slack(number):
     """Return the tolerance for a number of tokens: windows at the edges and
     padding may make a few tokens of difference."""
     return 3 + 0.1 * number
-
-
-def _compare(line, fingerprint, first):
-    """Raise ValueError if the model of a line is not that of earlier lines."""
-    width = line.tokens.shape[1] if len(line.tokens) else None
-    values = {
-        "the number of codebooks": width,
-        '"codebook_size"': line.codebook_size,
-        '"fingerprint"': fingerprint,
-        '"token_rate"': line.token_rate,
-    }
-    for key, value in values.items():
-        if value is None:
-            continue
-        known = first.setdefault(key, value)
-        differs = value != known
-        if key == '"token_rate"':  # Computed from the duration, it varies.
-            differs = abs(value - known) > 0.1 * known
-        if differs:
-            raise ValueError(
-                f"{key} is {value}, but earlier lines have {known}: do not mix "
-                "tokens of two models."
-            )
 
 
 def _checked(line, codebook_size):

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from speechbrain_vq._names import unknown_name
 from speechbrain_vq.dataio.audio import as_waveforms, listed, naming, read_audio
 from speechbrain_vq.dataio.waveforms import (
     with_source,
     within_full_scale,
     write_waveform,
 )
-from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
 from .tokenizer import VQTokenizer
@@ -141,7 +141,7 @@ class VoiceConverter(VQTokenizer):
     def _voice(self, target):
         if self.speakers:
             if target not in self.speakers:
-                raise ValueError(unknown_speaker(target, self.speakers))
+                raise ValueError(unknown_name("speaker", target, self.speakers))
             with self.autocast():
                 return self.mods.speaker([target]).float()
         if not pathlib.Path(target).exists():

@@ -118,10 +118,6 @@ class LogMel(nn.Module):
         """Compute features [B, samples // hop_length, n_mels] and their
         relative lengths [B] from waveforms [B, samples] with relative lengths
         [B], zero at padding."""
-        if wavs.dim() != 2:
-            raise ValueError(
-                f"LogMel takes waveforms [B, samples], got {list(wavs.shape)}."
-            )
         if wavs.shape[-1] < self.hop_length:
             raise ValueError(
                 f"shorter than one frame: {wavs.shape[-1]} of "

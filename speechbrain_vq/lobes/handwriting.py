@@ -16,7 +16,6 @@ from .recogniser import NormedConv2d
 
 # Kernel sizes and strides as (columns, rows). The convolutions halve the
 # columns and reduce 32 rows to one.
-HEIGHT = 32
 STRIDE = 2
 KERNELS = ((3, 3), (5, 5), (3, 3), (3, 3), (3, 3), (3, 3), (3, 2))
 STRIDES = ((1, 2), (2, 2), (1, 1), (1, 2), (1, 1), (1, 2), (1, 1))
@@ -85,11 +84,6 @@ class LineEncoder(nn.Module):
         hidden_size: int = 32,
     ):
         super().__init__()
-        if len(channels) != len(KERNELS):
-            raise ValueError(
-                "channels must have one number for each of the "
-                f"{len(KERNELS)} convolutions, got {list(channels)}."
-            )
         self.convolutions = nn.ModuleList(
             LineConv(*shape)
             for shape in zip(
@@ -106,11 +100,6 @@ class LineEncoder(nn.Module):
         """Encode columns of pixels [B, T, 32], from 0 (paper) to 1 (ink), with
         relative lengths [B], zero at padding. Returns latents
         [B, ceil(T / 2), output_dim] and their relative lengths [B]."""
-        if ink.shape[-1] != HEIGHT:
-            raise ValueError(
-                f"Lines must be [B, T, {HEIGHT}], got a tensor of shape "
-                f"{tuple(ink.shape)}: resize them to a height of {HEIGHT}."
-            )
         x = ink.unsqueeze(-1)
         for convolution in self.convolutions:
             x, lengths = convolution(x, lengths)

@@ -30,10 +30,6 @@ class TimeJitter(nn.Module):
 
     def __init__(self, probability: float = 0.12):
         super().__init__()
-        if not 0 <= probability <= 1:
-            raise ValueError(
-                f"The jitter probability must be in 0..1, got {probability}."
-            )
         self.probability = probability
 
     def forward(
@@ -51,7 +47,3 @@ class TimeJitter(nn.Module):
         inside = (source >= 0) & (source < frames) & (time < frames)
         source = torch.where(inside, source, time)
         return latents.gather(1, source.unsqueeze(2).expand_as(latents))
-
-    def extra_repr(self) -> str:
-        """Return the text that ``print`` shows."""
-        return f"probability={self.probability}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from speechbrain_vq._names import suggestion
+from speechbrain_vq._names import unknown_name
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 MAX_NAME_BYTES = 64
@@ -35,7 +35,7 @@ class SpeakerTable(nn.Module):
     torch.Size([3, 32])
     >>> table(["anna"])
     Traceback (most recent call last):
-    ValueError: There is no speaker 'anna'. Known: p225, p226.
+    ValueError: No speaker 'anna'. Known: p225, p226.
     """
 
     input_type = "names"
@@ -83,7 +83,7 @@ class SpeakerTable(nn.Module):
         rows = {name: row for row, name in enumerate(self.names)}
         unknown = [name for name in names if name not in rows]
         if unknown and known_only:
-            raise ValueError(unknown_speaker(unknown[0], rows))
+            raise ValueError(unknown_name("speaker", unknown[0], rows))
         vectors = self.weight[: len(rows)]
         vectors = torch.cat((vectors - vectors.mean(0), vectors[:1] * 0))
         indices = [rows.get(name, len(rows)) for name in names]
@@ -214,12 +214,3 @@ def voices(
         unknown = [""] * len(wavs[0])
         return speaker(names or unknown, known_only=False)
     return speaker(*(wavs if input_type == "waveforms" else features))
-
-
-def unknown_speaker(name: str, known: Iterable[str]) -> str:
-    """Return the error message for a name that is not in a speaker table."""
-    known = list(known)
-    hint = suggestion(name, known)
-    if len(known) > 120:
-        known = [*known[:120], f"... ({len(known)} in all)"]
-    return f"There is no speaker {name!r}.{hint} Known: {', '.join(known)}."

@@ -17,13 +17,9 @@ from speechbrain_vq.nnet.masks import frame_mask
 from .autoencoder import stack_frames, stack_neighbors
 from .features import LogMel
 
-# Modules of speechbrain.integrations.huggingface by the class they contain.
-FAMILIES = {
-    "WavLM": "wavlm",
-    "HuBERT": "hubert",
-    "Wav2Vec2": "wav2vec2",
-    "Whisper": "whisper",
-}
+# Classes in modules of speechbrain.integrations.huggingface with their names in
+# lower case.
+FAMILIES = ("WavLM", "HuBERT", "Wav2Vec2", "Whisper")
 # Seconds of audio to encode at once, the limit of Whisper.
 _WINDOW = 30
 
@@ -134,7 +130,7 @@ class SSLFeatures(nn.Module):
             If the encoder does not fit these settings, or is not the one used
             in training.
         """
-        home = f"speechbrain.integrations.huggingface.{FAMILIES[self.family]}"
+        home = f"speechbrain.integrations.huggingface.{self.family.lower()}"
         try:
             importlib.import_module("transformers")
         except ImportError as error:

@@ -30,14 +30,6 @@ METRICS = {
     "bits_per_second": Shown("bit rate", "{:.0f}", "bits/s"),
     "steps": Shown("steps", "{:.0f}"),
 }
-# Medians of one codebook of 512, base cell of benchmarks/grid_recorded.md.
-REFERENCES = {
-    "used_codes_percent": {"vanilla": 5, "robust": 100},
-    "perplexity": {"vanilla": 6, "robust": 332},
-    "reconstruction_error": {"vanilla": 0.352, "robust": 0.236},
-    "pnmi": {"vanilla": 0.180, "k-means": 0.509},
-}
-REFERENCE_SIZE = 512
 # Columns of the comparison. Distortions are known for this model only.
 COLUMNS = {
     key: METRICS[key]
@@ -53,8 +45,7 @@ def tiles(
     token_rate: float | None,
 ) -> Iterator[dict[str, Any]]:
     """Yield a tile for each known value: the metric (``shown``), its value and
-    unit, the length of its bar, and reference ``marks``: name, value, and
-    position on the bar."""
+    unit, and the length of its bar."""
     size = size or 1
     max_rate = math.log2(size) * books * (token_rate or 0)
     # The upper ends of the scales.
@@ -71,27 +62,17 @@ def tiles(
     for key, end in ends.items():
         if key not in values or key == "mel_cepstral_distortion" and replaced:
             continue
-        shown = METRICS[key]
-        # Measured with one codebook of this size only.
-        is_comparable = (size, books) == (REFERENCE_SIZE, 1)
-        marks = REFERENCES.get(key, {}) if is_comparable else {}
-        if key == "bits_per_second" and max_rate:
-            marks = {"even usage": max_rate}
-
-        def length(value, end=end, better=shown.better):
-            """Return the length of a bar, in [0, 1]."""
-            share = min(value / end, 1)
-            return 1 - share if better < 0 else share
-
+        shown, unit, length = METRICS[key], METRICS[key].unit, None
+        if key in ("perplexity", "bits_per_second") and end:
+            unit = f"of {end:.0f} {unit}".rstrip()
+        if end:
+            length = min(values[key] / end, 1)
+            length = 1 - length if shown.better < 0 else length
         yield {
             "shown": shown,
             "value": shown.form.format(values[key]),
-            "unit": f"of {size}" if key == "perplexity" else shown.unit,
-            "length": length(values[key]) if end else None,
-            "marks": [
-                (name, shown.form.format(mark), length(mark))
-                for name, mark in marks.items()
-            ],
+            "unit": unit,
+            "length": length,
         }
 
 

@@ -19,7 +19,7 @@ from speechbrain_vq.publish.run import in_warmup
 from .figures import CodeMap, legend, phone_unit_map, usage_curves
 from .history import read_history, training_charts
 from .images import mel_ticks
-from .numbers import COLUMNS, REFERENCE_SIZE, rows, tiles
+from .numbers import COLUMNS, rows, tiles
 from .recordings import Measured, held_out, measure, read_recordings
 from .reproduce import changes, command, facts
 from .summary import FRAMES_PER_CODE, Summary, judge, summarize
@@ -179,7 +179,6 @@ def _variables(
         "longest": longest,
         "values": values,
         "tiles": list(tiles(values, size, books, rate)),
-        "reference_size": REFERENCE_SIZE,
         "data": place,
         "measured": measured,
         "duration": measured and duration(measured.seconds),

@@ -11,7 +11,7 @@ from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import CONFIG
 from speechbrain_vq.publish.run import Run, read_trainer_state
 
-from .numbers import COLUMNS, REFERENCE_SIZE, REFERENCES
+from .numbers import COLUMNS
 
 # Thresholds of a good and of a collapsed codebook: used codes and perplexity,
 # relative to uniform usage on the same number of frames.
@@ -115,8 +115,8 @@ def judge(
     """Judge the usage of a codebook in one sentence.
 
     ``values`` are ``used_codes_percent``, ``perplexity`` and, if known,
-    ``vectors`` (the number of frames) and ``reconstruction_error``. ``preset``
-    is the one used in training, for the advice.
+    ``vectors`` (the number of frames). ``preset`` is the one used in training,
+    for the advice.
 
     Example
     -------
@@ -147,20 +147,6 @@ def judge(
     if used < GOOD_USED or perplexity < GOOD_PERPLEXITY:
         text = f"{usage}: much of the codebook is hardly used."
         return Verdict("fair", text, _advice(preset))
-    error = values.get("reconstruction_error", 0)
-    vanilla, robust = REFERENCES["reconstruction_error"].values()
-    comparable = (num_codebooks, size) == (1, REFERENCE_SIZE)
-    if comparable and error > (vanilla + robust) / 2:
-        text = (
-            f"{usage}: no sign of collapse. But the reconstruction error of "
-            f"{error:.3f} is closer to that of vanilla in the benchmarks "
-            f"({vanilla}) than to that of robust ({robust})."
-        )
-        advice = (
-            "Train longer, with more --steps, or on more speech: the error "
-            "keeps falling once the codebook is in use."
-        )
-        return Verdict("fair", text, (advice,))
     return Verdict("good", f"{usage}: no sign of collapse.")
 
 

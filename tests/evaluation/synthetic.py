@@ -68,13 +68,11 @@ def spans(names, rate=10):
 
 
 def corpus(utterances, speakers=20, phones=30):
-    """A function that makes the items of a corpus as they are read."""
-
-    def made():
-        for number in range(utterances):
-            draw = random.Random(number)
-            aligned = spans(f"p{draw.randrange(phones)}" for _ in range(30))
-            speaker = f"s{number % speakers}"
-            yield from make_items(f"u{number}", aligned, speaker, True)
-
-    return made
+    """Items of a corpus."""
+    items = []
+    for number in range(utterances):
+        draw = random.Random(number)
+        aligned = spans(f"p{draw.randrange(phones)}" for _ in range(30))
+        speaker = f"s{number % speakers}"
+        items += make_items(f"u{number}", aligned, speaker, True)
+    return items

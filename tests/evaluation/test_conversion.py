@@ -1,6 +1,5 @@
 """Converted speech: pairs, tokens that stay, and whose voice it has."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +12,6 @@ from speechbrain_vq.evaluation.conversion import (
     conversion_pairs,
     token_agreement,
 )
-from speechbrain_vq.evaluation.judges import JudgedSpeech
 from speechbrain_vq.evaluation.utterances import EvaluatedModel, Utterance
 from speechbrain_vq.lobes.speakers import SpeakerTable
 from tests.commands import MINI
@@ -45,36 +43,12 @@ def level(wav):
     return float(wav.abs().mean())
 
 
-def test_scores_of_judges_are_checked():
-    model = SimpleNamespace(sample_rate=16000)
-    for scores in (None, {"x": "y"}, {"x": (1, 2, 3)}, 0.5):
-        judged = JudgedSpeech(model, {"mine": lambda *_, s=scores: s})
-        with pytest.raises(ValueError, match="The judge 'mine' must return"):
-            judged.judge({}, {}, torch.ones(1))
-    values = iter([math.inf, 2.0, math.nan])
-    judged = JudgedSpeech(model, {"mine": lambda *_: {"x": next(values)}})
-    for _ in range(3):
-        judged.judge({}, {}, torch.ones(1))
-    estimates = judged.compute()
-    assert estimates["mine:x"].value == 2
-    assert judged.notes(estimates) == ["2 scores mine:x: they are not finite"]
-
-
 def judge(audio, sample_rate, entry):
     """Likeness of levels."""
     assert sample_rate == RATE and entry["spk_id"] in LEVELS
     output = level(audio["output"])
     names = "source", "target"
     return {f"to_{name}": -abs(output - level(audio[name])) for name in names}
-
-
-def in_pairs(audio, sample_rate, entry):
-    """The same, as numerators of different denominators."""
-    scores = judge(audio, sample_rate, entry)
-    return {
-        "to_source": (3 * scores["to_source"], 3),
-        "to_target": (scores["to_target"], 1),
-    }
 
 
 def model_of(convert):
@@ -89,7 +63,7 @@ def model_of(convert):
 
 def estimate_all(manifest, convert, pairs=10, audio=None):
     chosen = conversion_pairs(manifest, pairs)
-    judges = {"level": judge, "in_pairs": in_pairs}
+    judges = {"level": judge}
     measure = Conversion(model_of(convert), manifest, chosen, judges, audio)
     for name, entry in manifest.items():
         wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
@@ -162,9 +136,6 @@ def test_tokens_and_voice_are_kept_taken_over_or_lost(manifest):
     assert ideal["level:closer_to_target"] == 1
     assert ideal["level:to_target"] == pytest.approx(0, abs=1e-4)
     assert ideal["level:to_source"] < -0.1
-    for judged in (unchanged, ideal):
-        closer = judged["level:closer_to_target"]
-        assert judged["in_pairs:closer_to_target"] == closer
     # What plays the target says something else.
     other = estimate_all(manifest, lambda u, voice, speaker: voice)
     assert other["level:closer_to_target"] == 1

@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_vq.dataio.manifests import Item
-from speechbrain_vq.evaluation.abx import Abx
-from speechbrain_vq.evaluation.abx_items import ItemSample
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.intervals import (
     PoissonBootstrap,
     WeightedCounts,
     WeightedRatios,
-    clip_interval,
     estimate,
-    wilson,
 )
 from speechbrain_vq.evaluation.metric import NON_NEGATIVE, SHARE, Quantity
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
@@ -41,87 +36,7 @@ def test_replicates_without_utterances_do_not_count():
             metric.update(one, bootstrap.weights(one.name))
         for name in names:
             value, low, high, _ = metric.compute()[name]
-            wide = clip_interval(value, 0.0, metric.quantities[name].bounds, 2)
-            assert (low, high) == pytest.approx(wide)
-
-
-@pytest.mark.parametrize(
-    "of, number, low, high",
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_the_score_interval_is_that_of_the_tables(of, number, low, high):
-    """Newcombe, Two-sided confidence intervals for the single proportion,
-    1998, table I, method 3."""
-    assert wilson(of / number, number) == pytest.approx((low, high), abs=1e-4)
-    mirrored = wilson(1 - of / number, number)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-4)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.004, 0.11, 0.5, 0.94, 1.0])
-@pytest.mark.parametrize("error", [0.0, 1e-300, 1e-12, 0.01, 0.22, 0.5, 100])
-@pytest.mark.parametrize(
-    "bounds", [(0, 1), (-1, 1), (-1, math.inf), (-math.inf, 1), (0, 2)]
-)
-def test_an_interval_is_within_bounds_and_holds_the_value(value, error, bounds):
-    low, high = clip_interval(value, error, bounds, cases=16)
-    assert bounds[0] <= low <= value <= high <= bounds[1]
-
-
-def test_far_from_the_bounds_it_is_the_normal_interval():
-    for bounds in ((0, 1), (-1, 1), (0, math.inf), (-math.inf, math.inf)):
-        ends = clip_interval(0.4, 0.001, bounds, 9)
-        assert ends == pytest.approx((0.4 - 0.00196, 0.4 + 0.00196), abs=1e-5)
-
-
-def test_the_effective_sample_size_is_that_of_the_standard_error():
-    """Of proportions of independent cases it is the number of those cases."""
-    error = math.sqrt(0.9 * 0.1 / 50)
-    ends = clip_interval(0.9, error, (0, 1), cases=7)
-    assert ends == pytest.approx(wilson(0.9, 50))
-    doubled = clip_interval(2 * 0.9 - 1, 2 * error, (-1, 1), cases=7)
-    assert doubled == pytest.approx([2 * end - 1 for end in wilson(0.9, 50)])
-
-
-def test_at_a_bound_the_cases_are_the_utterances():
-    ratios, bootstrap = WeightedRatios(), PoissonBootstrap(50)
-    for number in range(16):
-        weights = bootstrap.weights(f"utt-{number}")
-        ratios.add("right", 9, 9, weights)
-        ratios.add("wrong", 0, 9, weights)
-    share = Quantity("accuracy", bounds=SHARE)
-    estimates = ratios.estimates({"right": share, "wrong": share})
-    value, low, high, quantity = estimates["right"]
-    assert low == pytest.approx(16 / (16 + 1.96**2)) and value == high == 1
-    assert quantity is share
-    value, low, high, _ = estimates["wrong"]
-    assert high == pytest.approx(1 - 16 / (16 + 1.96**2)) and value == low == 0
-
-
-def test_equal_replicates_within_the_bounds_have_no_spread():
-    assert clip_interval(0.3, 0, (0, 1), 9) == (0.3, 0.3)
-    assert estimate([1.0, 1.0, 1.0])[:3] == (1.0, 1.0, 1.0)
-
-
-def test_the_intervals_of_abx_count_the_utterances_compared():
-    """Three of four utterances: nothing is compared with the fourth."""
-    items = []
-    for file in ("f1", "f2", "f3", "f4"):
-        phones = ("c", "c") if file == "f4" else ("a", "b")
-        who = "cy" if file == "f4" else "ann"
-        for start, phone in enumerate(phones):
-            items.append(Item(file, start, start + 1, phone, "x", "y", who))
-    metric = Abx({"any": ItemSample(items)})
-    for file in ("f1", "f2", "f3", "f4"):
-        one = utterance(torch.tensor([[0], [0], [1], [1]]), 2.0, file)
-        metric.update(one, PoissonBootstrap(20).weights(file))
-    result = metric.compute()["abx_within_speaker_any_context_units"]
-    assert result.value == result.low == 0
-    assert result.high == pytest.approx(1.96**2 / (3 + 1.96**2))
+            assert value > 0 and low is None and high is None
 
 
 @pytest.mark.parametrize(
@@ -161,10 +76,9 @@ def test_intervals_count_only_utterances_that_contribute(build):
 def test_several_ratios_of_one_utterance_have_no_interval():
     bootstrap, ratios = PoissonBootstrap(50), WeightedRatios()
     share = {"kept": Quantity("kept", bounds=SHARE)}
-    for name, has_interval in (("utt-1", False), ("utt-2", True)):
-        weights = bootstrap.weights(name)
+    for name, of, has_interval in (("utt-1", 9, False), ("utt-2", 8, True)):
         for kept in (3, 4):
-            ratios.add("kept", kept, 9, weights)
+            ratios.add("kept", kept, of, bootstrap.weights(name))
         ratios.add("kept", 0, 0, bootstrap.weights("empty"))
         estimates = ratios.estimates(share)
         assert (estimates["kept"].low is not None) == has_interval
@@ -198,6 +112,7 @@ def test_there_is_no_interval_without_replicates_or_data():
     assert estimate([2.0])[:3] == (2.0, None, None)
     assert estimate([1.0], share) == (1.0, None, None, share)
     assert estimate([2.0, 1.0, math.nan])[:3] == (2.0, None, None)
+    assert estimate([2.0, 2.0, 2.0])[:3] == (2.0, None, None)
     value, low, high, _ = estimate([math.nan, 1.0, 2.0])
     assert math.isnan(value) and low is None and high is None
     below_zero = estimate([0.1, 9.0, 20.0], Quantity("rate", "", NON_NEGATIVE))

@@ -15,7 +15,6 @@ from speechbrain_vq.evaluation.phone_units import (
     nmi,
     phone_information,
     phone_purity,
-    phones_at,
     pnmi,
 )
 
@@ -36,7 +35,6 @@ def test_a_phone_counts_where_the_middle_of_a_unit_lies():
     # Middles at 10, 30, 50, 70, 90 and 110 ms.
     table.add([0, 1, 2, 2, 1, 0], phones)
     assert table.counts().tolist() == [[1, 2, 1]]
-    assert phones_at(phones, [0.031, 0.049, 0.055]) == ["b", "b", None]
 
 
 def test_purities_are_those_of_hubert():
@@ -106,11 +104,11 @@ def test_each_codebook_and_replicate_has_its_table():
     good = torch.tensor([[0, 7], [0, 7], [3, 7], [3, 7]])
     bad = torch.tensor([[1, 7], [1, 7], [1, 7], [1, 7]])
     metric.update(utterance(good, entry=phones), torch.tensor([1, 1, 2]).int())
-    metric.update(utterance(bad, entry=phones), torch.tensor([1, 0, 0]).int())
+    metric.update(utterance(bad, entry=phones), torch.tensor([1, 0, 1]).int())
     estimates = metric.compute()
     assert len(estimates) == 10 and metric.notes(estimates) == []
     first = estimates["pnmi_codebook_1"]
-    # Of the data half of the phones are known; of the replicates all.
+    # Half of the phones are known; in the first replicate, all.
     assert first.value == pytest.approx(0.5) and first.low < 0.5
     assert estimates["pnmi_codebook_2"].value == 0
     assert str(first.quantity) == "PNMI, codebook 1"

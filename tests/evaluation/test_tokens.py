@@ -44,7 +44,7 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         "empty": {"wav": "/x/3.wav"},
     }
     (tmp_path / "test.json").write_text(json.dumps(entries))
-    by_path = {"path": "/y/2.wav", "tokens": [0, 0, 1], "token_rate": 50}
+    by_path = {"path": "/x/2.wav", "tokens": [0, 0, 1], "token_rate": 50}
     empty = by_path | {"path": "/x/3.wav", "tokens": []}
     good = GOOD | {"tokens": [0, 0, 1]}
     path = write(good, by_path, good | {"tokens": [0, 1, 1]})
@@ -63,26 +63,16 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     "change, message",
     [
         ({"id": None}, '"id" .* or "path"'),
-        ({"id": ["u"]}, '"id" .* or "path"'),
         ({"token_rate": None}, '"token_rate" is None: expected a number'),
         ({"token_rate": 0}, "above 0, token frames per second"),
-        ({"token_rate": "50"}, "above 0, token frames per second"),
         ({"num_samples": 9}, '"sample_rate" is missing'),
         ({"seconds": -1}, '"seconds" is -1'),
         ({"tokens": [1, -1]}, "-1 is below 0"),
         ({"tokens": [1.5, 2]}, "integers"),
         ({"tokens": [[1, 2], [3]]}, "of equal length"),
-        ({"tokens": ["1"]}, "integers"),
-        ({"tokens": [True]}, "integers"),
         ({"tokens": 3}, "integers"),
-        ({"token_rate": 25}, "is 25, but earlier lines have 50"),
-        ({"fingerprint": "b"}, "is b, but earlier lines have a"),
-        ({"tokens": None}, "integers"),
         ({"tokens": [1, 8]}, "8 is not below the codebook size of 8.*above 8"),
-        (
-            {"tokens": [[1, 2]]},
-            "the number of codebooks is 2, but earlier lines have 1",
-        ),
+        ({"tokens": [[1, 2]]}, "2 codebooks, but earlier lines have 1"),
         (b'{"id": "u", "tokens": [1]}', '"token_rate" is missing'),
         (b'{"id": "u", "token_rate": 50}', '"tokens" is missing'),
         (b"[1]", "a json object"),
@@ -92,31 +82,29 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     ],
 )
 def test_what_is_none_is_named_before_the_work(write, change, message):
-    path = write(GOOD | {"fingerprint": "a"})
+    path = write(GOOD)
     if isinstance(change, dict):
         change = json.dumps(GOOD | change).encode()
     with open(path, "ab") as file:
         file.write(change)
     with pytest.raises(ValueError, match=f"tokens.jsonl, line 2: .*{message}"):
-        TokenFile(path, codebook_size=8)
+        list(read_tokens(path, codebook_size=8))
 
 
-def test_a_name_that_two_files_share_is_none(write, caplog):
-    """CMU ARCTIC has the same names for each speaker."""
+def test_lines_match_by_path_and_must_fit_the_length(write):
     manifest = {
         "slt-1": {"wav": "/x/slt/1.wav", "phones": []},
-        "again": {"wav": "/x/slt/1.wav", "phones": []},
         "slt-2": {"wav": "/x/slt/2.wav", "phones": [], "length": 0.06},
         "slt-3": {"wav": "/x/slt/3.wav", "phones": [], "length": 0.5},
     }
     lines = [
-        {"path": f"{place}.wav", "tokens": [n, 1, 2], "token_rate": 50}
-        for n, place in enumerate(["/x/slt/1", "/x/bdl/1", "/x/bdl/3", "/y/2"])
+        {"path": f"/x/{place}.wav", "tokens": [n, 1, 2], "token_rate": 50}
+        for n, place in enumerate(["bdl/1", "slt/3", "slt/../slt/2"])
     ]
     file = TokenFile(write(*lines))
     tokens = {u.name: u.tokens[0, 0] for u in file.utterances(manifest)}
-    assert tokens == {"slt-1": 0, "again": 0, "slt-2": 3}
-    assert "2 of 4 files match the manifest only by name" in caplog.text
+    assert tokens == {"slt-2": 2}
+    assert "no tokens with its id or path" in file.errors["slt-1"]
     assert (
         "0.06 s, but its length in the manifest is 0.5" in file.errors["slt-3"]
     )
@@ -126,13 +114,11 @@ def test_a_name_that_two_files_share_is_none(write, caplog):
     "sizes, option, used",
     [
         ((512, 512), None, 100 * 3 / 512),
-        ((None, 512), None, 100 * 3 / 512),
         ((512, 512), 4, 75),
         ((None, None), 6, 50),
         ((None, None), None, None),
-        ((512, 64), None, '"codebook_size" is 64, but earlier lines have 512'),
-        ((512, "64"), None, "is '64': expected an integer from 1"),
-        ((512, 2), None, "the token 2 is not below the codebook size of 2"),
+        (("64", 512), None, "is '64': expected an integer from 1"),
+        ((2, 512), None, "the token 2 is not below the codebook size of 2"),
     ],
 )
 def test_a_collapse_is_judged_by_the_codes_that_there_are(
@@ -189,13 +175,9 @@ def test_each_condition_that_is_missing_is_reported(write, tmp_path):
     (name,) = evaluation.metrics["abx"]
     assert name == "abx_within_speaker_any_context_units"
     notes = "\n".join(evaluation.left_out)
-    assert "ABX across speaker any context: no phone is said twice by" in notes
-    assert "ABX within speaker same context: no phone" in notes
+    assert "ABX across speaker any context: no two items" in notes
+    assert "ABX within speaker same context: no two items" in notes
     assert "ABX within speaker any context" not in notes
     settings = evaluation.settings
     assert settings["abx_items"] == settings["abx_items_of"]
-    name = "within_speaker_any_context"
-    assert settings["abx_triples"][name] == settings["abx_triples_of"][name]
-    # Of a, b and c between others, 2, 2 and 3: n (n - 1) times the rest.
-    assert settings["abx_triples"][name] == 2 * 5 + 2 * 5 + 6 * 4
     assert "phones" in settings["abx_items_from"]["any"]

@@ -56,7 +56,7 @@ def test_state_dict_contains_the_names():
 
 def test_unknown_names_are_an_error_or_the_average():
     table = filled()
-    with pytest.raises(ValueError, match="no speaker 'p22'. Did you mean 'p22"):
+    with pytest.raises(ValueError, match="No speaker 'p22'. Did you mean 'p22"):
         table(["p225", "p22"])
     embeddings = table(["p225", "p22"], known_only=False)
     assert torch.equal(embeddings[:1], table(["p225"]))

@@ -72,25 +72,6 @@ def test_default_size_is_that_of_the_paper():
     assert decoder.window * decoder.samples_per_token == 5120
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_incremental_logits_equal_parallel_logits(batch):
-    decoder = small_decoder().eval()
-    latents, speaker, _ = random_inputs(batch, 6)
-    levels = torch.randint(LEVELS, (batch, 6 * HOP))
-    at_once = logits(decoder, levels, latents, speaker)
-    predictions = []
-    with torch.inference_mode():
-        steps = wavenet.Steps(decoder, batch)
-        conditions = decoder.conditions(latents, speaker)
-        previous = torch.full((batch,), SILENCE)
-        places = steps.ring_positions(torch.arange(6 * HOP))
-        for time in range(6 * HOP):
-            biases = steps.biases(conditions[:, time // HOP])
-            predictions.append(steps.step(previous, places[time], biases))
-            previous = levels[:, time]
-    torch.testing.assert_close(torch.stack(predictions, 1), at_once)
-
-
 def test_generated_samples_follow_the_distribution():
     """Each random number lies within its level's interval of the cumulative
     distribution, computed in parallel."""

@@ -120,16 +120,6 @@ def test_verdicts(used, perplexity, vectors, level):
     assert not verdict.advice or "--preset=robust" in verdict.advice[0]
 
 
-def test_a_poor_reconstruction_is_no_good_codebook():
-    values = {"used_codes_percent": 97, "perplexity": 279}
-    for error, level in ((0.25, "good"), (0.316, "fair")):
-        verdict = judge(values | {"reconstruction_error": error}, 512)
-        assert verdict.level == level
-        assert (f"{error:.3f}" in verdict.text) == (level == "fair")
-    # Of other codebooks there is nothing to compare with.
-    assert judge(values | {"reconstruction_error": 0.316}, 256).level == "good"
-
-
 def test_examples_differ(tmp_path):
     """Of one speaker: whole ones, and none beside another."""
     sound, rate = soundfile.read(MINI + "/example.wav")
