@@ -1,6 +1,7 @@
 """What a quantizer cannot do, it says."""
 
 import copy
+import itertools
 import math
 from functools import partial
 
@@ -9,7 +10,6 @@ import torch
 
 from speechbrain_vq import nnet
 from speechbrain_vq.nnet import ResidualVectorQuantizer, VectorQuantizer
-from speechbrain_vq.nnet.masks import frame_mask
 
 product = partial(VectorQuantizer, 8, 16, num_codebooks=2)
 residual = partial(ResidualVectorQuantizer, 2, 8, 16)
@@ -19,31 +19,27 @@ every_kind = pytest.mark.parametrize(
 X, MASK = torch.randn(2, 300, 8), torch.ones(2, 300, dtype=torch.bool)
 
 
-WRONG = [
-    *(
-        (name, value)
-        for name in ("input_dim", "codebook_size", "codebook_dim")
-        for value in (0, 2.5, True)
-    ),
-    *((name, -1) for name in ("num_codebooks", "reservoir_size")),
-    *(
-        (name, "sum")
-        for name in ("norm", "norm_position", "estimator", "codebook")
-        + ("codebook_init", "composition")
-    ),
-    *(
-        (f"{name}_weight", value)
-        for name in ("commitment", "codebook", "entropy")
-        for value in (-1, "x", math.nan)
-    ),
-]
-
-
-@pytest.mark.parametrize("name, value", WRONG)
-def test_a_wrong_value_is_named(name, value):
-    options = {"input_dim": 8, "codebook_size": 16, name: value}
-    with pytest.raises(ValueError, match=f"{name} must be .*{value!r}"):
-        VectorQuantizer(**options)
+@pytest.mark.parametrize(
+    "names, values",
+    [
+        ("input_dim codebook_size codebook_dim", (0, 2.5, True)),
+        ("num_codebooks num_quantizers reservoir_size", (-1,)),
+        ("norm norm_position estimator codebook", ("sum",)),
+        ("codebook_init composition", ("sum",)),
+        (
+            "commitment_weight codebook_weight entropy_weight",
+            (-1, "x", math.nan),
+        ),
+    ],
+)
+def test_a_wrong_value_is_named(names, values):
+    for name, value in itertools.product(names.split(), values):
+        kind = VectorQuantizer
+        if name == "num_quantizers":
+            kind = ResidualVectorQuantizer
+        options = {"input_dim": 8, "codebook_size": 16, name: value}
+        with pytest.raises(ValueError, match=f"{name} must be .*{value!r}"):
+            kind(**options)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +76,6 @@ def test_impossible_options_are_named(options, message):
         VectorQuantizer(**options)
 
 
-@pytest.mark.parametrize("number", [0, 1.0])
-def test_impossible_numbers_of_quantizers_are_named(number):
-    with pytest.raises(ValueError, match="num_quantizers must be an integer"):
-        ResidualVectorQuantizer(number, 8, 16)
-
-
 def with_lengths(lengths):
     return lambda q: q(X[:, :5], torch.tensor(lengths))
 
@@ -98,23 +88,11 @@ def broken(value):
 
 # What a quantizer is asked, and what it says.
 REFUSED = [
-    *(
-        (
-            ask,
-            rf"takes \[N, \.\.\., 8\], got .*\({', '.join(map(str, shape))},?\)",
-        )
-        for shape in ((2, 5, 7), (2, 8, 5), (8,), ())
-        for ask in (
-            lambda q, shape=shape: q(torch.randn(shape)),
-            lambda q, shape=shape: q.encode(torch.randn(shape)),
-        )
-    ),
-    *(
-        (lambda q, t=t: q(X[:, :5].to(t)), f"floating point .* got {t}")
-        for t in (torch.long, torch.bool, torch.complex64)
-    ),
+    (lambda q: q(X[..., :7]), r"takes \[N, \.\.\., 8\], got .*\(2, 300, 7\)"),
+    (lambda q: q(X[0, 0]), r"takes \[N, \.\.\., 8\], got .*\(8,\)"),
+    (lambda q: q.encode(X.mT), r"takes \[N, \.\.\., 8\], got .*\(2, 8, 300\)"),
+    (lambda q: q(X.long()), "floating point .* got torch.int64"),
     (with_lengths([1.0]), r"one number for each .* of shape \(1,\)"),
-    (with_lengths([[1.0, 1.0]]), r"one number for each .* of shape \(1, 2\)"),
     (with_lengths(1.0), r"one number for each .* lengths of shape \(\)"),
     (with_lengths([5.0, 3.0]), r"relative .* in 0\.\.1; .* from 3 to 5"),
     (with_lengths([6, 3]), r"in frames, in 0\.\.5; got values from 3 to 6"),
@@ -135,7 +113,6 @@ REFUSED = [
             (torch.full((3, 2), 16), r"0\.\.15, .* got .* 16 to 16"),
             (torch.tensor([[0, -2]]), r"0\.\.15, .* got .* -2 to 0"),
             (torch.full((3, 2), 255, dtype=torch.uint8), "255 to 255"),
-            (torch.tensor([[0, 2**64 - 1]], dtype=torch.uint64), "-1"),
             (torch.zeros(3, 2), "integers, got torch.float32"),
             (torch.ones(3, 2).bool(), "integers, got torch.bool"),
             (torch.zeros(4, 3).long(), r"[12] to 2 .* got .*\(4, 3\)"),
@@ -191,21 +168,6 @@ def test_latents_of_weights_that_are_nan_teach_nothing(codebook):
     assert len(quantizer.reservoir) == 0
 
 
-def test_a_training_batch_in_inference_mode_does_not_spoil_the_reservoir():
-    quantizer = product()
-    with torch.inference_mode():
-        quantizer(torch.randn(30, 8))
-    quantizer(torch.randn(30, 8)).loss.backward()
-    assert len(quantizer.reservoir) == 60
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
-def test_lengths_of_any_integer_type_are_taken(dtype):
-    x = torch.zeros(2, 70000, 1)
-    mask = frame_mask(x, torch.tensor([250, 3]).to(dtype))
-    assert mask.sum(1).tolist() == [250, 3]
-
-
 @every_kind
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
 @pytest.mark.parametrize("sign", ["int", "uint"])
@@ -218,13 +180,25 @@ def test_codes_of_any_integer_type_are_decoded(kind, sign, bits):
 def test_what_is_off_by_rounding_or_at_padding_is_taken():
     product()(X, torch.tensor([1.0 + 1e-6, 0.5]))
     product().encode(broken(torch.nan), torch.tensor([1.0, 0.8]))
-    with pytest.raises(ValueError, match="reservoir_size above 0"):
-        VectorQuantizer(8, 16, reservoir_size=0).reinitialize()
-    with pytest.raises(ValueError, match="has 2 codebooks"):
-        residual()(torch.randn(5, 8), num_quantizers=3)
 
 
-@pytest.mark.parametrize("shape", [(10, 5), (12, 1), (10, 12)])
-def test_norm_of_a_wrong_dimension_is_refused(shape):
-    with pytest.raises(ValueError, match="6 features, got a tensor of shape"):
-        nnet.MaskedBatchNorm(6)(torch.randn(shape))
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (
+            lambda: VectorQuantizer(8, 16, reservoir_size=0).reinitialize(),
+            "reservoir_size above 0",
+        ),
+        (
+            lambda: residual()(torch.randn(5, 8), num_quantizers=3),
+            "has 2 codebooks",
+        ),
+        (
+            lambda: nnet.MaskedBatchNorm(6)(torch.randn(10, 12)),
+            "6 features, got a tensor of shape",
+        ),
+    ],
+)
+def test_what_is_not_there_is_told(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask()
