@@ -15,7 +15,7 @@ from speechbrain_vq import (
     nnet,
 )
 from tests.training.processes import RANK_OPTIONS, run_ranks
-from tests.training.toy import DIM, Toy, batches, digest, make, modules, ragged
+from tests.training.toy import DIM, Toy, batches, digest, make, modules
 
 KINDS = ("gradient", "ema")
 PARITIES = [(k, o) for k in KINDS for o in ("ragged", "padding", "empty")]
@@ -53,6 +53,20 @@ def fit(kind, nan_at=None, folder=None, epochs=(1, 2)):
     valid = batches(2) if folder else None
     brain.fit(epochs, batches(8), valid, progressbar=False)
     return brain.trail, brain.optimizer_step, brain.vq_stats["train"]
+
+
+def ragged(rank, other):
+    """What a rank holds: a padded batch and its lengths."""
+    generator = torch.Generator().manual_seed(rank)
+    if rank == 0:
+        x = torch.randn(3, 10, DIM, generator=generator)
+        return x, torch.tensor([1.0, 0.5, 0.3])
+    x = 2 + torch.randn(2, 8, DIM, generator=generator)
+    if other == "empty":
+        return x[:0], torch.ones(0)
+    if other == "padding":
+        return x, torch.zeros(2)
+    return x, torch.tensor([0.5, 0.25])
 
 
 def build(kind):

@@ -70,15 +70,12 @@ def test_steps_of_reinitializations(schedule, steps_per_epoch, wanted):
         ((0, 0), "every"),
         ((0, 1, -1), "until"),
         ((1.5, 1), "warmup"),
-        (("two epochs", 1), "warmup"),
         (("3 steps", 1), "warmup"),
         ((0, "0 epochs"), "every"),
         ((True, 1), "warmup"),
-        ((None, 1), "warmup"),
         (("never", 1), "warmup"),
         ((1, "forever"), "every"),
         ((0, 1, None, 0.9), "growth"),
-        ((0, 1, None, float("nan")), "growth"),
         ((0, 1, None, "fast"), "growth"),
         (("40%", None, None, 1), "growth=1 needs `every`"),
         (("101%", 1), "warmup"),
@@ -122,13 +119,6 @@ def test_shares_are_of_the_run(steps, first, last):
     assert often(often.every).reinitialize
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        ReinitSchedule("2 epochs", 5, growth=1.5),
-        ReinitSchedule("forever", "never"),
-        ReinitSchedule(),
-    ],
-)
-def test_repr_is_how_to_write_it(schedule):
-    assert repr(eval(repr(schedule))) == repr(schedule)
+def test_repr_is_how_to_write_it():
+    schedule = ReinitSchedule("2 epochs", 5, growth=1.5)
+    assert eval(repr(schedule)) == schedule
