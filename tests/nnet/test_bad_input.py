@@ -12,7 +12,7 @@ from speechbrain_vq import nnet
 from speechbrain_vq.nnet import ResidualVectorQuantizer, VectorQuantizer
 
 product = partial(VectorQuantizer, 8, 16, num_codebooks=2)
-residual = partial(ResidualVectorQuantizer, 2, 8, 16)
+residual = partial(ResidualVectorQuantizer, 2, 8, 16, norm="batch")
 every_kind = pytest.mark.parametrize(
     "kind", [product, residual], ids=["product", "residual"]
 )
@@ -147,13 +147,14 @@ def test_what_does_not_fit_is_told_and_teaches_nothing(kind, ask, message):
 @pytest.mark.parametrize("shape", [(0, 8), (2, 0, 8), (2, 5, 8)])
 def test_a_batch_without_a_valid_frame_teaches_nothing(kind, shape):
     quantizer, x = kind(), torch.randn(shape).requires_grad_()
+    quantizer(2 + torch.randn(30, 8))
     before = copy.deepcopy(quantizer.state_dict())
     output = quantizer(x, mask=torch.zeros(shape[:-1], dtype=torch.bool))
     assert output.loss.isnan() and output.quantized.shape == shape
     (output.loss + output.quantized.sum()).backward()
     assert not x.grad.any() and not quantizer.codebook.grad.any()
     torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
-    assert len(quantizer.reservoir) == 0
+    assert len(quantizer.reservoir) == 30
     assert quantizer.encode(x).shape == (*shape[:-1], 2)
 
 

@@ -104,16 +104,6 @@ def test_mask_means_the_selected_rows_alone():
     assert_close(ours.running_var, torchs.running_var)
 
 
-def test_empty_mask_leaves_the_running_statistics():
-    norm, _ = pair()
-    norm(2 + torch.randn(50, 6))
-    before = {k: v.clone() for k, v in norm.state_dict().items()}
-    x, nothing = torch.randn(8, 6), torch.zeros(8, dtype=torch.bool)
-    y = norm(x, nothing)
-    assert all(torch.equal(before[k], v) for k, v in norm.state_dict().items())
-    assert_close(y, norm.eval()(x))
-
-
 def test_single_valid_frame_teaches_the_mean_and_not_the_variance():
     norm = MaskedBatchNorm(6)
     x, mask = torch.randn(5, 6), torch.tensor([0, 0, 1, 0, 0]).bool()
