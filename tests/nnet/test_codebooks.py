@@ -1,8 +1,8 @@
-"""Codebooks: their starts, averages against numpy, lattices by brute force."""
+"""Codebooks: their starts, averages, lattices by brute force."""
 
-import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from speechbrain_vq.nnet import VectorQuantizer, codebooks
 from speechbrain_vq.nnet.codebooks import EMACodebook, FSQCodebook, LFQCodebook
@@ -19,27 +19,24 @@ def batch(codebook, number=40, used=None):
 
 
 class Recursion:
-    """Exponential moving averages in numpy, in double precision."""
+    """Exponential moving averages by their formula, in double precision."""
 
     def __init__(self, codebook):
         self.decay = codebook.decay
-        self.sum = codebook.ema_sum.double().numpy().copy()
-        self.count = codebook.ema_count.double().numpy().copy()
+        self.sum = codebook.ema_sum.double()
+        self.count = codebook.ema_count.double()
 
     def learn(self, vectors, indices, mask):
-        new_sum, new_count = np.zeros_like(self.sum), np.zeros_like(self.count)
-        for vector, index in zip(vectors[mask], indices[mask], strict=True):
-            for book, code in enumerate(index.tolist()):
-                new_sum[book, code] += vector[book].double().numpy()
-                new_count[book, code] += 1
+        chosen = F.one_hot(indices[mask], self.count.shape[1]).double()
+        new_sum = torch.einsum("nbk,nbd->bkd", chosen, vectors[mask].double())
         self.sum = self.decay * self.sum + (1 - self.decay) * new_sum
-        self.count = self.decay * self.count + (1 - self.decay) * new_count
+        self.count = self.decay * self.count + (1 - self.decay) * chosen.sum(0)
 
     def check(self, codebook):
-        weight = self.sum / self.count[..., None]
-        np.testing.assert_allclose(codebook.weight, weight, 1e-4, 1e-5)
-        np.testing.assert_allclose(codebook.ema_sum, self.sum, 1e-4, 1e-5)
-        np.testing.assert_allclose(codebook.ema_count, self.count, 1e-4)
+        weight = self.sum / self.count.unsqueeze(2)
+        found = codebook.weight, codebook.ema_sum, codebook.ema_count
+        wanted = [part.float() for part in (weight, self.sum, self.count)]
+        torch.testing.assert_close([*found], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_values_are_of_the_scale_promised():

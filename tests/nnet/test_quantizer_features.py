@@ -102,10 +102,9 @@ def test_built_without_memory_it_trains(kind, way):
     saved = trained(kind).state_dict()
     with torch.device("meta"):
         quantizer = KINDS[kind]()
-    if way == "assign":
-        quantizer.load_state_dict(saved, assign=True)
-    else:
-        quantizer.to_empty(device="cpu").load_state_dict(saved)
+    if way == "to_empty":
+        quantizer.to_empty(device="cpu")
+    quantizer.load_state_dict(saved, assign=way == "assign")
     out = quantizer(torch.randn(100, DIM, requires_grad=True))
     (out.quantized.sum() + out.loss).backward()
     result = quantizer.reinitialize()
@@ -271,8 +270,7 @@ def test_the_scale_of_encoder_outputs_changes_nothing(scale):
 def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
     results = []
     for again in (False, True):
-        quantizer = trained(kind)
-        layer = torch.nn.Linear(DIM, DIM)
+        quantizer, layer = trained(kind), torch.nn.Linear(DIM, DIM)
         torch.manual_seed(1)
         torch.nn.init.normal_(layer.weight)
         x = torch.randn(4, 20, DIM, requires_grad=True)
@@ -281,10 +279,8 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
             out = quantizer(layer(x))
             return out.quantized, out.loss
 
-        if again:
-            out = checkpoint(forward, x, use_reentrant=reentrant)
-        else:
-            out = forward(x)
+        options = {"use_reentrant": reentrant}
+        out = checkpoint(forward, x, **options) if again else forward(x)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "The loss of a VectorQuantizer")
             (out[0].square().mean() + out[1]).backward()

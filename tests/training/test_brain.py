@@ -44,12 +44,11 @@ def vectors(brain):
 
 
 def test_quantizer_in_the_hparams_alone_is_told():
-    parts = modules()
-    quantizer = parts.pop("quantizer")
-    brain = make(parts=parts, quantizer=quantizer)
-    with pytest.raises(ValueError, match="not to the hparams alone"):
+    parts, message = modules(), r"\(encoder, decoder\).* hparams alone"
+    brain = make(parts=parts, quantizer=parts.pop("quantizer"))
+    with pytest.raises(ValueError, match=message):
         fit(brain)
-    with pytest.raises(ValueError, match=r"\(encoder, decoder\)"):
+    with pytest.raises(ValueError, match=message):
         brain.evaluate(batches(1), progressbar=False)
 
 
@@ -354,11 +353,13 @@ def test_an_evaluation_within_a_fit_does_no_harm():
 
 
 def test_a_fit_within_a_fit_trains_other_modules():
+    """As in SpeechBrain's MetricGAN."""
+
     class Adversarial(Toy):
         within = False
 
         def on_fit_start(self):
-            if not self.within:  # As in SpeechBrain's MetricGAN
+            if not self.within:
                 super().on_fit_start()
 
         def on_stage_start(self, stage, epoch=None):
@@ -368,9 +369,7 @@ def test_a_fit_within_a_fit_trains_other_modules():
                 self.within = False
 
         def fit_batch(self, batch):
-            if self.within:
-                return torch.zeros(())
-            return super().fit_batch(batch)
+            return torch.zeros(()) if self.within else super().fit_batch(batch)
 
     brain = fit(make(Adversarial, reinit_schedule=ReinitSchedule(2, 4)), 3)
     assert brain.codebook_trainer.steps == 18
