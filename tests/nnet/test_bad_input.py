@@ -76,69 +76,64 @@ def test_impossible_options_are_named(options, message):
         VectorQuantizer(**options)
 
 
-def with_lengths(lengths):
-    return lambda q: q(X[:, :5], torch.tensor(lengths))
-
-
 def broken(value):
     x = torch.randn(2, 5, 8)
     x[1, 4, 0] = value
     return x
 
 
+SHAPE = r"takes \[N, \.\.\., 8\], got .*"
+ONE_EACH = "one number for each .* of shape "
+RELATIVE = r"relative .* in 0\.\.1; .*"
+
 # What a quantizer is asked, and what it says.
 REFUSED = [
-    (lambda q: q(X[..., :7]), r"takes \[N, \.\.\., 8\], got .*\(2, 300, 7\)"),
-    (lambda q: q(X[0, 0]), r"takes \[N, \.\.\., 8\], got .*\(8,\)"),
-    (lambda q: q.encode(X.mT), r"takes \[N, \.\.\., 8\], got .*\(2, 8, 300\)"),
-    (lambda q: q(X.long()), "floating point .* got torch.int64"),
-    (with_lengths([1.0]), r"one number for each .* of shape \(1,\)"),
-    (with_lengths(1.0), r"one number for each .* lengths of shape \(\)"),
-    (with_lengths([5.0, 3.0]), r"relative .* in 0\.\.1; .* from 3 to 5"),
-    (with_lengths([6, 3]), r"in frames, in 0\.\.5; got values from 3 to 6"),
-    (with_lengths([1.0, -0.5]), r"relative .* in 0\.\.1; .* from -0\.5 to 1"),
-    (with_lengths([1.0, torch.nan]), r"relative .* in 0\.\.1; got"),
-    (lambda q: q(X[:, 0], torch.ones(2)), r"\[B, T, \.\.\., D\]"),
-    (lambda q: q(X, torch.ones(2).bfloat16()), "too coarse for 300 frames"),
-    (lambda q: q(X, torch.ones(2), MASK), "not both"),
-    (lambda q: q(X, None, MASK.float()), "must be boolean"),
-    (lambda q: q(X, None, MASK[:1]), r"mask must be \(2, 300\)"),
-    *(
-        (lambda q, x=x: q.encode(x), r"1 frames .*\(2, 5, 8\).* NaN")
-        for x in map(broken, (torch.nan, torch.inf, 1e20))
-    ),
-    *(
-        (lambda q, codes=codes: q.decode(codes), message)
-        for codes, message in (
-            (torch.full((3, 2), 16), r"0\.\.15, .* got .* 16 to 16"),
-            (torch.tensor([[0, -2]]), r"0\.\.15, .* got .* -2 to 0"),
-            (torch.full((3, 2), 255, dtype=torch.uint8), "255 to 255"),
-            (torch.zeros(3, 2), "integers, got torch.float32"),
-            (torch.ones(3, 2).bool(), "integers, got torch.bool"),
-            (torch.zeros(4, 3).long(), r"[12] to 2 .* got .*\(4, 3\)"),
-            (torch.tensor(3), r"[12] to 2 .* got the shape \(\)"),
-        )
-    ),
-    *(
-        (lambda q, x=x: q.reinitialize(x), message)
-        for x, message in (
-            (torch.randn(30, 7), r"\[N, 8\], got .*\(30, 7\)"),
-            (torch.randn(3, 10, 8), r"\[N, 8\], got .*\(3, 10, 8\)"),
-            (broken(torch.nan).flatten(0, 1), "NaN"),
-        )
-    ),
-    (lambda q: q.reinitialize(start="anywhere"), "start must be one of"),
+    ("forward", [X[..., :7]], SHAPE + r"\(2, 300, 7\)"),
+    ("forward", [X[0, 0]], SHAPE + r"\(8,\)"),
+    ("forward", [X.long()], "floating point .* got torch.int64"),
+    ("forward", [X, [1.0]], ONE_EACH + r"\(1,\)"),
+    ("forward", [X, 1.0], ONE_EACH + r"\(\)"),
+    ("forward", [X, [305.0, 3.0]], RELATIVE + "from 3 to 305"),
+    ("forward", [X, [306, 3]], r"in frames, in 0\.\.300; .* from 3 to 306"),
+    ("forward", [X, [1.0, -0.5]], RELATIVE + r"from -0\.5 to 1"),
+    ("forward", [X, [1.0, torch.nan]], RELATIVE),
+    ("forward", [X[:, 0], [1.0, 1.0]], r"\[B, T, \.\.\., D\]"),
+    ("forward", [X, torch.ones(2).bfloat16()], "too coarse for 300 frames"),
+    ("forward", [X, [1.0, 1.0], MASK], "not both"),
+    ("forward", [X, None, MASK.float()], "must be boolean"),
+    ("forward", [X, None, MASK[:1]], r"mask must be \(2, 300\)"),
+    ("encode", [X.mT], SHAPE + r"\(2, 8, 300\)"),
+    ("encode", [broken(torch.nan)], r"1 frames .*\(2, 5, 8\).* NaN"),
+    ("encode", [broken(torch.inf)], r"1 frames .*\(2, 5, 8\).* NaN"),
+    ("encode", [broken(1e20)], r"1 frames .*\(2, 5, 8\).* NaN"),
+    ("decode", [[[16, 16]]], r"0\.\.15, .* got .* 16 to 16"),
+    ("decode", [[[0, -2]]], r"0\.\.15, .* got .* -2 to 0"),
+    ("decode", [torch.full((3, 2), 255, dtype=torch.uint8)], "255 to 255"),
+    ("decode", [[[0.0, 0.0]]], "integers, got torch.float32"),
+    ("decode", [[[True, True]]], "integers, got torch.bool"),
+    ("decode", [[[0, 0, 0]]], r"[12] to 2 .* got .*\(1, 3\)"),
+    ("decode", [3], r"[12] to 2 .* got the shape \(\)"),
+    ("reinitialize", [torch.randn(30, 7)], r"\[N, 8\], got .*\(30, 7\)"),
+    ("reinitialize", [X], r"\[N, 8\], got .*\(2, 300, 8\)"),
+    ("reinitialize", [broken(torch.nan)[1]], "NaN"),
+    ("reinitialize", [None, "anywhere"], "start must be one of"),
 ]
 
 
 @every_kind
-@pytest.mark.parametrize("ask, message", REFUSED)
-def test_what_does_not_fit_is_told_and_teaches_nothing(kind, ask, message):
+@pytest.mark.parametrize("method, arguments, message", REFUSED)
+def test_what_does_not_fit_is_told_and_teaches_nothing(
+    kind, method, arguments, message
+):
     quantizer = kind()
     quantizer(torch.randn(30, 8))
     before = copy.deepcopy(quantizer.state_dict())
+    given = [
+        torch.tensor(a) if isinstance(a, list | float | int) else a
+        for a in arguments
+    ]
     with pytest.raises((TypeError, ValueError), match=message):
-        ask(quantizer)
+        getattr(quantizer, method)(*given)
     torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
     assert len(quantizer.reservoir) == 30 and quantizer.training
 
