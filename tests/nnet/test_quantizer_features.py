@@ -140,10 +140,12 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way):
     quantizer = trained(kind, norm="running")
     FREEZE[way](quantizer)
     before = copy.deepcopy(quantizer.state_dict())
-    if way == "freeze":
-        quantizer.train()
+    if way == "freeze":  # It outlasts a toggle of the whole model.
+        torch.nn.Sequential(quantizer.train()).requires_grad_(True)
     out = quantizer(torch.randn(99, DIM, requires_grad=True))
     (out.quantized.sum() + out.loss).backward()
+    if way == "freeze":
+        assert all(p.grad is None for p in quantizer.parameters())
     assert quantizer.codebook.grad is None
     assert quantizer.reinitialize(torch.randn(99, quantizer.latent_dim)) is None
     after = quantizer.state_dict()

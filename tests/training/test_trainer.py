@@ -362,15 +362,6 @@ def test_a_quantizer_in_evaluation_mode_keeps_its_codebook(kind, caplog):
     assert not torch.equal(before, model.quantizer.codebook)
 
 
-def test_freeze_outlasts_a_toggle_of_the_whole_model():
-    model = Model(codebook_dim=2)
-    before = copy.deepcopy(model.quantizer.freeze().state_dict())
-    model.requires_grad_(True)
-    loop(model, adam(model), 3)
-    after = model.quantizer.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
 def test_unfreezing_a_codebook_later_warns(caplog):
     model = Model()
     model.quantizer.requires_grad_(False)
