@@ -76,6 +76,8 @@ def test_kmeans_of_anything(number, kinds, dim, clusters, offset, seed):
     slack = 1e-5 * (1 + offset) * number
     assert abs(inertia - least) <= 1e-3 * least + slack
     assert int(counts.sum()) == number
+    if len(x.unique(dim=0)) >= clusters:
+        assert (counts > 0).all()
     # No worse than one cluster, and exact where each vector may have its own.
     one = (x.double() - x.double().mean(0)).square().sum()
     assert inertia <= one * (1 + 1e-3) + slack
@@ -84,25 +86,19 @@ def test_kmeans_of_anything(number, kinds, dim, clusters, offset, seed):
         assert len(centroids.unique(dim=0)) >= len(x.unique(dim=0))
 
 
-@pytest.mark.parametrize("num_clusters", [1, 20])
-def test_converged_centroids_are_the_means_and_stay(num_clusters):
-    x = mixture()
-    budget = {"max_iterations": 200, "tolerance": 0.0}
-    centroids = kmeans(x, num_clusters, **budget, generator=0).centroids
-    labels = torch.cdist(x, centroids).argmin(1)
-    means = torch.stack([x[labels == k].mean(0) for k in range(num_clusters)])
-    torch.testing.assert_close(centroids, means, rtol=1e-3, atol=1e-3)
-    again = kmeans(x, num_clusters, init=centroids)
-    torch.testing.assert_close(again.centroids, centroids)
-
-
-def test_more_iterations_never_raise_the_inertia():
-    x = mixture()
-    inertias = [
-        kmeans(x, 64, max_iterations=n, tolerance=0.0, generator=0).inertia
-        for n in (0, 1, 3, 10)
-    ]
+@pytest.mark.parametrize("number", [1, 20])
+def test_iterations_lower_the_inertia_until_centroids_are_means(number):
+    x, inertias = mixture(), []
+    for n in (0, 1, 3, 10, 200):
+        budget = {"max_iterations": n, "tolerance": 0.0}
+        centroids, inertia, _ = kmeans(x, number, **budget, generator=0)
+        inertias.append(inertia)
     assert inertias == sorted(inertias, reverse=True)
+    labels = torch.cdist(x, centroids).argmin(1)
+    means = torch.stack([x[labels == k].mean(0) for k in range(number)])
+    torch.testing.assert_close(centroids, means, rtol=1e-3, atol=1e-3)
+    again = kmeans(x, number, init=centroids)
+    torch.testing.assert_close(again.centroids, centroids)
 
 
 def test_seeds_are_distinct_vectors():
@@ -139,15 +135,6 @@ def test_centroids_follow_the_data():
     torch.testing.assert_close(moved - 128, centroids, rtol=0, atol=1e-3)
 
 
-def test_no_cluster_is_empty(caplog):
-    x = torch.cat([gaussian(100, 2), 50 + gaussian(5, 2)])
-    for seed in range(5):
-        for num_clusters in (10, 60, 105):
-            result = kmeans(x, num_clusters, generator=seed)
-            assert (result.counts > 0).all() and result.counts.sum() == len(x)
-    assert not caplog.records
-
-
 def test_rows_of_init_without_vectors_become_seeds():
     x = mixture()
     init = kmeans(x, 40, generator=1).centroids
@@ -163,24 +150,27 @@ def test_rows_of_init_without_vectors_become_seeds():
     assert len(whole.centroids.unique(dim=0)) == 40
 
 
-def assert_whole(result, num_clusters):
-    assert result.centroids.shape[0] == num_clusters
+def assert_whole(result, number):
+    assert result.centroids.shape[0] == number
     assert result.centroids.isfinite().all()
-    assert len(result.centroids.unique(dim=0)) == num_clusters
+    assert len(result.centroids.unique(dim=0)) == number
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 @pytest.mark.parametrize("dim", [1, 4])
-def test_fewer_distinct_vectors_than_clusters(offset, dim, caplog):
+@pytest.mark.parametrize("has_init", [False, True])
+def test_fewer_distinct_vectors_than_clusters(has_init, offset, dim, caplog):
     vectors = gaussian(5, dim) + offset
     x = vectors.repeat(20, 1)
+    init = vectors.repeat(13, 1)[:64] + 0.03 if has_init else None
     with caplog.at_level(logging.WARNING):
-        result = kmeans(x, 64, generator=0)
+        result = kmeans(x, 64, init=init, generator=0)
     assert "5 distinct" in caplog.text and "64 clusters" in caplog.text
     assert_whole(result, 64)
     assert result.inertia < 1e-4 * x.var() * len(x)
     # Spread evenly, and near what they are copies of.
     near = torch.cdist(result.centroids.double(), vectors.double())
+    assert near[:5].amin(1).max() < 1e-3  # These are their means.
     assert near.amin(1).max() < 0.1 and near.argmin(1).bincount().min() >= 12
 
 
@@ -193,13 +183,6 @@ def test_all_vectors_alike(value, has_init):
     limit = 0.1 * (abs(value) or 1)
     assert (result.centroids - value).abs().max() < limit
     assert (result.centroids == x[0]).all(1).any()
-
-
-def test_vectors_too_close_for_their_squares():
-    x = 1 + torch.arange(200.0).unsqueeze(1) * 2.0**-23
-    x = torch.cat([x, torch.full((1, 1), 1e6)])
-    result = kmeans(x, 150, max_iterations=0, generator=0)
-    assert result.centroids.isfinite().all()
 
 
 @pytest.mark.parametrize("make", [gaussian, mixture, low_rank, with_copies])
@@ -239,20 +222,6 @@ def test_init_draws_nothing_and_is_left_alone():
     assert not same.centroids.requires_grad
 
 
-@pytest.mark.parametrize("scale", [2.0**-60, 1.0, 2.0**40])
-def test_init_and_too_few_vectors(scale, caplog):
-    x = torch.tensor([[0.0], [2.0], [2.0], [2.0], [10.0]]) * scale
-    init = torch.tensor([[30.1], [1.2], [-7.3], [9.0], [5.7]]) * scale
-    result = kmeans(x, 5, init=init, generator=0)
-    assert "3 distinct" in caplog.text and "5 clusters" in caplog.text
-    assert_whole(result, 5)
-    # Rows near some vectors are their means, the others near a vector.
-    wanted = torch.tensor([[1.5], [10.0]]) * scale
-    torch.testing.assert_close(result.centroids[[1, 3]], wanted)
-    others = result.centroids[[0, 2, 4]]
-    assert ((others - x.t()).abs().amin(1) < 0.3 * scale).all()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_inputs_and_autocast(dtype):
     x = mixture(1000).to(dtype).requires_grad_()
@@ -271,13 +240,11 @@ X = gaussian(20, 3)
     [
         (X, 0, None, ValueError, "num_clusters.*0"),
         (X[:0], 2, None, ValueError, r"\(0, 3\)"),
-        (X[:, 0], 2, None, ValueError, r"\(20,\)"),
         (X.long(), 2, None, TypeError, "int64"),
         (X.log(), 2, None, ValueError, "x has.*not finite"),
         (X, 4, X[:4, :2], ValueError, r"init \(4, 2\)"),
         (X, 4, X[:3], ValueError, r"init \[4, D\]; got init \(3, 3\)"),
         (X, 4, X[:4] * torch.nan, ValueError, "init has"),
-        (X, 4, X[:4].double() * 1e300, ValueError, "init has"),
         (X, 4, X[:4].long(), TypeError, "init.*int64"),
     ],
 )
@@ -290,8 +257,6 @@ def test_errors_name_what_is_wrong(x, number, init, error, message):
 def test_many_clusters_are_seeded_by_parts(make, monkeypatch):
     x = make()
     whole = kmeans(x, 256, generator=0)
-    number = len(x.unique(dim=0)) - 1
-    all_but_one = kmeans(x, number, generator=0).inertia
     monkeypatch.setattr(MODULE, "_MAX_EXACT", 100)
     parts = kmeans(x, 256, generator=0)
     drawn = x.unique(dim=0)
@@ -306,8 +271,8 @@ def test_many_clusters_are_seeded_by_parts(make, monkeypatch):
     again = kmeans(shuffled, 256, max_iterations=0, generator=0).centroids
     assert torch.equal(seeds, again)
     # Where nearly every vector is a seed.
-    found = kmeans(x, number, generator=0)
-    assert found.inertia <= 1e-2 * parts.inertia and all_but_one >= 0
+    found = kmeans(x, len(x.unique(dim=0)) - 1, generator=0)
+    assert found.inertia <= 1e-2 * parts.inertia
     assert (found.counts > 0).all()
 
 

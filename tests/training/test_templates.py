@@ -32,21 +32,44 @@ class Autoencoder(VQMixin, sb.Brain):  # vq
         return self.modules.head(self.vq.quantized)  # vq
 
     def compute_objectives(self, predictions, batch, stage):
-        return (predictions - batch[0]).square().mean() + self.vq.loss  # vq
+        return self.loss(predictions, batch[0]) + self.vq.loss  # vq
+
+    def loss(self, predictions, x):
+        return (predictions - x).square().mean()
 
 
-class VAD(VQMixin, sb.Brain):  # vq
+class VAD(Autoencoder):
     """integration/VAD: speech or not, for each frame."""
 
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized).squeeze(-1)  # vq
+    def loss(self, predictions, x):
+        targets = (x.mean(-1, keepdim=True) > 0).float()
+        return binary_cross_entropy_with_logits(predictions, targets)
 
-    def compute_objectives(self, predictions, batch, stage):
-        targets = (batch[0].mean(-1) > 0).float()
-        loss = binary_cross_entropy_with_logits(predictions, targets)
-        return loss + self.vq.loss  # vq
+
+class SpeakerID(Autoencoder):
+    """templates/speaker_id: one class for an utterance."""
+
+    def loss(self, predictions, x):
+        targets = x.mean((1, 2)).gt(0).long()
+        return cross_entropy(predictions.mean(1), targets)
+
+
+class Enhancement(Autoencoder):
+    """templates/enhancement: a mask."""
+
+    def loss(self, predictions, x):
+        return (predictions.sigmoid() * x - 0.5 * x).square().mean()
+
+
+class CTC(Autoencoder):
+    """integration/ASR_CTC: phones by CTC."""
+
+    def loss(self, predictions, x):
+        frames = torch.full([len(x)], x.shape[1])
+        targets = torch.ones(len(x), 3, dtype=torch.long)
+        lengths = frames, torch.full_like(frames, 2)
+        log_probs = predictions.log_softmax(-1).movedim(1, 0)
+        return ctc_loss(log_probs, targets, *lengths)
 
 
 class G2P(VQMixin, sb.Brain):  # vq
@@ -64,44 +87,12 @@ class G2P(VQMixin, sb.Brain):  # vq
         return loss + self.vq.loss  # vq
 
 
-class SpeakerID(VQMixin, sb.Brain):  # vq
-    """templates/speaker_id: one class for an utterance."""
-
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized.mean(1))  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        targets = batch[0].mean((1, 2)).gt(0).long()
-        return cross_entropy(predictions, targets) + self.vq.loss  # vq
-
-
-class Enhancement(VQMixin, sb.Brain):  # vq
-    """templates/enhancement: a mask."""
-
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        mask = self.modules.head(self.vq.quantized).sigmoid()  # vq
-        return mask * batch[0]
-
-    def compute_objectives(self, predictions, batch, stage):
-        error = predictions - 0.5 * batch[0]
-        return error.square().mean() + self.vq.loss  # vq
-
-
-class Separation(VQMixin, sb.Brain):  # vq
+class Separation(Autoencoder):
     """integration/separation (conv_tasnet): a ``fit_batch`` of its own."""
 
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized).unflatten(-1, (2, -1))  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        error = predictions.sum(-2) - batch[0]
-        return error.square().mean() + self.vq.loss  # vq
+    def loss(self, predictions, x):
+        sources = predictions.unflatten(-1, (2, -1))
+        return (sources.sum(-2) - x).square().mean()
 
     def fit_batch(self, batch):
         predictions = self.compute_forward(batch, Stage.TRAIN)
@@ -111,22 +102,6 @@ class Separation(VQMixin, sb.Brain):  # vq
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
-
-
-class CTC(VQMixin, sb.Brain):  # vq
-    """integration/ASR_CTC: phones by CTC."""
-
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized).log_softmax(-1)  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        frames = (batch[1] * predictions.shape[1]).round().long()
-        targets = torch.ones(len(frames), 3, dtype=torch.long)
-        lengths = frames, torch.full_like(frames, 2)
-        loss = ctc_loss(predictions.movedim(1, 0), targets, *lengths)
-        return loss + self.vq.loss  # vq
 
 
 class EnhanceGAN(VQMixin, sb.Brain):  # vq
@@ -220,7 +195,7 @@ class OwnSteps(Steps):
         loss.backward()
         for optimizer in self.each():
             optimizer.step()
-            optimizer.zero_grad()
+        self.zero_grad()
         return loss.detach()
 
     def zero_grad(self, set_to_none=False):
@@ -305,6 +280,12 @@ def test_interrupted_run_ends_with_the_same_bits(cls, tmp_path):
     assert bits(train(cls, tmp_path / "parts")) == bits(whole)
 
 
+def changed_lines(cls):
+    """How many lines of a Brain, and of those it extends, have changed."""
+    own = [base for base in cls.mro() if base.__module__ == __name__]
+    return sum(inspect.getsource(base).count("# vq") for base in own)
+
+
 @pytest.mark.parametrize("cls", SHAPES)
 def test_at_most_six_lines_change(cls):
-    assert 0 < inspect.getsource(cls).count("# vq") <= 6
+    assert 0 < changed_lines(cls) <= 6

@@ -2,6 +2,8 @@
 they start, have in common."""
 
 import hashlib
+import itertools
+import math
 import os
 import signal
 
@@ -10,6 +12,11 @@ import torch
 # The first step of an optimizer would import it, in each process anew.
 import torch._dynamo
 from speechbrain import Brain, Stage
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_vq import (
@@ -59,20 +66,6 @@ def batches(number=6, size=3, time=10):
     generator = torch.Generator().manual_seed(1)
     shape = size, time, DIM
     return [(torch.randn(shape, generator=generator),) for _ in range(number)]
-
-
-def ragged(rank, other):
-    """What a rank holds: a padded batch and its lengths."""
-    generator = torch.Generator().manual_seed(rank)
-    if rank == 0:
-        x = torch.randn(3, 10, DIM, generator=generator)
-        return x, torch.tensor([1.0, 0.5, 0.3])
-    x = 2 + torch.randn(2, 8, DIM, generator=generator)
-    if other == "empty":
-        return x[:0], torch.ones(0)
-    if other == "padding":
-        return x, torch.zeros(2)
-    return x, torch.tensor([0.5, 0.25])
 
 
 def modules(quantizer=None, dropout=0.0, **options):
@@ -125,15 +118,16 @@ def digest(value, sha=None):
 def bits(brain):
     """Hashes of all that training changes, by what it is."""
     optimizers = [o.state_dict() for o in brain.codebook_trainer.optimizers]
-    return {
-        "modules": digest(brain.modules.state_dict()),
-        "optimizers": digest(optimizers),
+    state = {
+        "modules": brain.modules.state_dict(),
+        "optimizers": optimizers,
         "steps": brain.optimizer_step,
-        "stats": digest(brain.vq_stats.get("train")),
-        "monitors": digest(brain.monitor.state_dict()),
-        "trainer": digest(brain.codebook_trainer.state_dict()),
-        "random": digest(torch.get_rng_state()),
+        "stats": brain.vq_stats.get("train"),
+        "monitors": brain.monitor.state_dict(),
+        "trainer": brain.codebook_trainer.state_dict(),
+        "random": torch.get_rng_state(),
     }
+    return {name: digest(value) for name, value in state.items()}
 
 
 # A training run in a process of its own ------------------------------------
@@ -182,27 +176,33 @@ class Deadly(Toy):
         super().on_stage_end(stage, stage_loss, epoch)
 
 
-class DeadlyFile:
-    """A recoverable in whose saving the process dies."""
+@register_checkpoint_hooks
+class Recoverable:
+    """Writes half a file, and then something happens; its meta can be set."""
 
-    def __init__(self, saves_left):
-        self.saves_left = saves_left
+    def __init__(self, then=None, **meta):
+        self.then, self.meta = then, meta
 
+    def checkpoint_meta(self):
+        return self.meta
+
+    @mark_as_saver
     def save(self, path):
-        """A saver as the checkpointer takes it."""
         with open(path, "w") as file:
             file.write("half of wh")
-        if self.saves_left is not None:
-            self.saves_left -= 1
-            if self.saves_left < 0:
-                die()
+        if self.then is not None:
+            self.then(path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        pass
 
 
 def train(
     folder,
     arm,
     lives=None,
-    saves=None,
+    saves=math.inf,
     factor=1,
     valid=True,
     by=signal.SIGKILL,
@@ -214,9 +214,9 @@ def train(
     result; a run killed before goes on from its last checkpoint.
 
     It dies by a signal after some batches of a stage, its ``lives``, or in the
-    middle of a checkpoint, after so many ``saves``. ``interval`` is the number of batches
-    between checkpoints within an epoch, where there are any; with ``workers``
-    of the loaders, these get the signal, too."""
+    middle of a checkpoint, after so many ``saves``. ``interval`` is the number
+    of batches between checkpoints within an epoch, where there are any; with
+    ``workers`` of the loaders, these get the signal, too."""
     if workers:
         os.setpgrp()
     torch.set_num_threads(1)
@@ -231,24 +231,16 @@ def train(
     )
     brain.batches_left, brain.signal, brain.group = lives, by, workers > 0
     brain.stage_of_death, brain.log = stage, os.path.join(folder, "log")
-    epochs = EpochCounter(EPOCHS)
-    brain.checkpointer.add_recoverable("counter", epochs)
-    last = DeadlyFile(saves)
-    brain.checkpointer.add_recoverable(
-        "zz_last",
-        last,
-        custom_save_hook=DeadlyFile.save,
-        custom_load_hook=lambda *_: None,
-    )
+    epochs, saved = EpochCounter(EPOCHS), itertools.count()
+    last = Recoverable(lambda _: next(saved) < saves or die())
+    added = {"counter": epochs, "zz_last": last}
+    brain.checkpointer.add_recoverables(added)
     data = [x for (batch,) in batches(7, 4) for x in batch]
     loader = {"batch_size": 4, "num_workers": workers}
     if workers:  # A server would import torch for each anew.
         loader["multiprocessing_context"] = "fork"
     brain.fit(
-        epochs,
-        data,
-        data[:5] if valid else None,
-        progressbar=False,
+        *(epochs, data, data[:5] if valid else None, False),
         train_loader_kwargs={"shuffle": True, **loader},
         valid_loader_kwargs=loader,
     )
