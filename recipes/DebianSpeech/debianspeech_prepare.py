@@ -54,16 +54,6 @@ SHORTEST = 0.5  # Seconds
 # One-second phrases reveal little about a voice and its channel, so they are
 # joined to at least this duration, in seconds.
 JOINED = 5.0
-# Paths to unpack from each package.
-_SOUNDS = re.compile(r"\./(usr/share/asterisk/sounds/.+\.g722)")
-_SOUND_TEXTS = re.compile(r"\./(usr/share/doc/.+/core-sounds-\w\w\.txt\.gz)")
-WANTED = {
-    **dict.fromkeys(PROMPTS, _SOUNDS),
-    **dict.fromkeys(TEXTS, _SOUND_TEXTS),
-    STAMPS: re.compile(
-        r"\./(usr/share/tuxpaint/stamps/.+_desc(_\w+)?\.(ogg|wav))"
-    ),
-}
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
@@ -149,12 +139,12 @@ def _find_packages(source: pathlib.Path) -> dict[str, pathlib.Path]:
     return packages
 
 
-def _files(name: str, package: pathlib.Path, folder: str) -> pathlib.Path:
+def _files(package: pathlib.Path, folder: str) -> pathlib.Path:
     """Return the root of a package's files; a ``.deb`` is unpacked to a folder."""
     if package.is_dir():
         return package
     logger.info("Unpacking %s", package)
-    unpack(package, WANTED[name], pathlib.Path(folder))
+    unpack(package, folder)
     return pathlib.Path(folder)
 
 
@@ -162,7 +152,7 @@ def _read_texts(name: str, package: pathlib.Path) -> dict[tuple[str, str], str]:
     """Read the texts of prompts by language and path without suffix."""
     lang, texts = name[-2:], {}
     with tempfile.TemporaryDirectory() as temporary:
-        root = _files(name, package, temporary) / f"usr/share/doc/{name}"
+        root = _files(package, temporary) / f"usr/share/doc/{name}"
         path = root / f"core-sounds-{lang}.txt.gz"
         lines = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
     for line in lines.splitlines():
@@ -184,9 +174,9 @@ def _audio(name: str, package: pathlib.Path, folder: pathlib.Path) -> dict:
             if name == READER:
                 recordings = _reader(package, temporary)
             elif name == STAMPS:
-                recordings = _stamps(_files(name, package, temporary))
+                recordings = _stamps(_files(package, temporary))
             else:
-                root = _files(name, package, temporary)
+                root = _files(package, temporary)
                 recordings = _prompts(root, name.split("-")[3])
             contents = {}
             for path, speaker, lang, samples in recordings:
