@@ -7,6 +7,7 @@ To run this recipe:
 To train the codebook differently, add --preset=vanilla, for example.
 """
 
+import functools
 import math
 import sys
 
@@ -36,8 +37,8 @@ from speechbrain_vq.recipes.common.runs import (
     use_of_codes,
 )
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
-    LineImages,
     prepare,
+    read_image,
 )
 
 
@@ -169,11 +170,11 @@ def chunk_of(name, epoch, width, chunk):
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests. Training lines are repeated
     ``oversample`` times, each time with a random chunk."""
-    prepared_with = read_json(folder / "prepared.json")
-    images = LineImages(prepared_with["source"])
+    source = read_json(folder / "prepared.json")["source"]
+    read = functools.cache(read_image)
 
     def cut(name, first, last):
-        gray = images(name)[first:last]
+        gray = read(f"{source}/{name}")[first:last]
         return 1 - torch.from_numpy(gray).float() / 255
 
     @sb.utils.data_pipeline.takes("id", "image", "width", "characters")
