@@ -94,12 +94,6 @@ def prepare(
                 f"LibriSpeech has no part {part!r}, only "
                 f"{', '.join(ON_THE_HUB)}."
             )
-        splits = [split for split in parts if part in parts[split]]
-        if len(splits) > 1:
-            raise ValueError(
-                f"The part {part!r} is in {' and '.join(splits)}: each must "
-                "have parts of its own."
-            )
     max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
     for number in max_hours.values():
         if number is None:
@@ -143,8 +137,6 @@ def prepare(
             utts[split] |= _read(
                 root or folder, utterances, pronouncer, max_hours[split]
             )
-        if not utts[split]:
-            break
     if phones:
         pronouncer.log_unknown("LibriSpeech")
     for split, names in parts.items():

@@ -162,25 +162,15 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
     assert read(folder) == whole
 
 
-@pytest.mark.parametrize(
-    "column, value, message",
-    [
-        ("id", "../../../escaped", "is not a file name"),
-        ("id", None, "lack id"),
-        ("audio", None, "lack audio"),
-        ("text", None, "lack text"),
-    ],
-)
-def test_rows_of_another_layout_are_reported(column, value, message, tmp_path):
+def test_an_utterance_whose_name_is_a_path_is_reported(tmp_path):
     import pandas
 
     hub = copy_of_the_hub(tmp_path / "hub")
     piece = next(hub.glob("clean/train.100/*"))
     rows = pandas.read_parquet(piece)
-    rows[column] = value
-    rows = rows if value else rows.drop(columns=column)
+    rows["id"] = "../../../escaped"
     rows.to_parquet(piece)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="is not a file name"):
         units(hub, tmp_path / "deep/out")
     assert not list(tmp_path.rglob("escaped*"))
 
@@ -197,8 +187,6 @@ def test_parts_may_be_chosen(tmp_path):
 
     manifests, _ = prepared(["train-clean-100"], ["dev-other"])
     assert [len(items) for items in manifests.values()] == [12, 4, 4]
-    with pytest.raises(ValueError, match="'test-clean' is in train and test"):
-        prepared(["train-clean-100", "test-clean"], ["dev-other"])
     # A single part needs no list.
     one = prepared("train-clean-100", "dev-other")
     assert one == prepared(["train-clean-100"], ["dev-other"])
