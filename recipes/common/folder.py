@@ -162,13 +162,11 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
         before, now = map(_splits, (manifests, updated))
         if before != now:
             new, lost = now.keys() - before.keys(), before.keys() - now.keys()
-            changes = [f"{len(new)} are new"] * bool(new)
-            changes += [f"{len(lost)} are missing"] * bool(lost)
             raise ValueError(
                 f"The recordings in {folder} are not those that the run in "
-                f"{run} began with: {', '.join(changes) or 'some changed'}. "
-                "Restore the folder to continue the run, or use another --out "
-                "for a new one."
+                f"{run} began with: {len(new)} are new, {len(lost)} are "
+                "missing. Restore the folder to continue the run, or use "
+                "another --out for a new one."
             )
         if if_main_process() and read_corpus(updated) != read_corpus(manifests):
             replace_folder(updated, manifests)

@@ -190,7 +190,7 @@ def test_a_run_keeps_its_split_whatever_the_folder_holds_later(train, tmp_path):
     (unseen,) = {u["spk_id"] for u in json.loads(before["test.json"]).values()}
     shutil.move(recordings / unseen, tmp_path / "elsewhere")
     output, then = go_on()
-    assert "not those that the run in run began with: 3 are missing" in output
+    assert "the run in run began with: 0 are new, 3 are missing." in output
     assert then == now
 
 
