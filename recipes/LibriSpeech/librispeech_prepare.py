@@ -6,7 +6,6 @@ The corpus has no phones. A lexicon or a function can provide them.
 import itertools
 import logging
 import pathlib
-import re
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
@@ -122,11 +121,6 @@ def prepare(
     }
     if is_done(folder, corpus):
         return folder
-    if root is None and not pathlib.Path(data_folder).is_dir():
-        logger.info(
-            "There is no folder %s: loading a data set of that name from the Hub",
-            data_folder,
-        )
     utts: dict[str, dict] = {split: {} for split in parts}
     for split, names in parts.items():
         for part in names:
@@ -167,15 +161,7 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
             f"{source} holds {folder_contents(source)}; expected "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
-    name = source.as_posix()
-    is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-    # If the parent folder exists, this is a path, not a name on the Hub.
-    if is_name and source.parent.is_dir() and name != HUB_NAME:
-        raise FileNotFoundError(
-            f"There is no folder {source}. It is not taken for a data set on "
-            f"the Hub, because {source.parent} is a folder here. {HOW_TO_GET}."
-        )
-    if not is_name:
+    if source.as_posix() != HUB_NAME:
         raise FileNotFoundError(f"{missing_folder(source)} {HOW_TO_GET}.")
     return None
 

@@ -22,13 +22,11 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import PIL
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_folder
-from speechbrain_vq.dataio.manifests import read_json, write_json
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     BLANK,
     HEIGHT,
@@ -75,26 +73,12 @@ def render(
 ) -> None:
     """Write a corpus with one scribe per font, completely or not at all.
 
-    The output is a ``data_folder`` for the recipe. Does nothing if it already
-    contains this corpus; raises FileExistsError if it contains anything else.
-    Texts and strokes depend on the seed."""
-    settings = {
-        "what": "rendered with fonts, a stand-in for ScribbleLens",
-        "seed": seed,
-        "lines": lines,
-        "fonts": [font.name for font in fonts],
-        "pillow": PIL.__version__,
-    }
-    marker = output / "rendered.json"
-    if marker.is_file() and read_json(marker) == settings:
-        return
+    The output is a ``data_folder`` for the recipe; it must be empty or not
+    exist. Texts and strokes depend on the seed."""
     if output.exists() and any(output.iterdir()):
-        raise FileExistsError(
-            f"{output} holds something else: use another folder, or remove it."
-        )
+        raise FileExistsError(f"{output} is not empty: use another folder.")
     with atomic_folder(output) as folder:
         _write_corpus(folder / ROOT, fonts, lines, seed)
-        write_json(folder / marker.name, settings, indent=2)
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
