@@ -178,22 +178,9 @@ def prepare_shared(
     """Write manifests for a folder of speech with tables of phones, and return
     save_folder.
 
-    Arguments
-    ---------
-    shared_folder : path
-        Folder with ``utts.tsv`` (columns utt, speaker, lang, seconds, split,
-        text), optionally ``phones.tsv.gz`` (utt, start, end, phone), and
-        ``audio/<speaker>/<utt>.ogg``.
-    save_folder : path
-        Folder for the manifests.
-    languages : iterable of str, optional
-        Languages to keep; all if None.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no ``utts.tsv``, or no audio for it.
-    """
+    The folder has ``utts.tsv`` (columns utt, speaker, lang, seconds, split,
+    text), optionally ``phones.tsv.gz`` (utt, start, end, phone), and
+    ``audio/<speaker>/<utt>.ogg``. ``languages`` are those to keep; None: all."""
     source, folder = pathlib.Path(shared_folder), pathlib.Path(save_folder)
     if isinstance(languages, str):
         languages = [languages]

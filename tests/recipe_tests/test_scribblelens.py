@@ -263,15 +263,7 @@ def test_from_lines_to_a_model(rendered, tmp_path):
     assert codes.shape == (1, 20) and codes.max() < 32
 
 
-def test_options_that_cannot_work_are_refused():
-    recipe.check_options({"stride": 2, "oversample": 3})
-    for stride, oversample, message in (
-        (4, 3, "--stride=4, .* 2 columns: --stride=2"),
-        *((2, n, f"--oversample={n}: .* 1 or") for n in (0, -1, 0.5)),
-    ):
-        options = {"stride": stride, "oversample": oversample}
-        with pytest.raises(ValueError, match=message):
-            recipe.check_options(options)
+def test_batches_larger_than_an_epoch_are_refused():
     options = {"batch_size": 6, "oversample": 3}
     recipe.check_batches(options, range(6))
     with pytest.raises(ValueError, match="--batch_size=5 or less"):
