@@ -139,18 +139,6 @@ def test_resampling_keeps_tones_and_does_not_alias(frequency):
     assert np.abs(actual - expected)[200:-200].max() < bound
 
 
-def test_speechbrain_reads_the_manifests(small):
-    dataset = pytest.importorskip("speechbrain.dataio.dataset")
-    replacements = {"data_root": mini.data_root(small)}
-    for split, utts in read(small).items():
-        data = dataset.DynamicItemDataset.from_json(
-            small / f"{split}.json", replacements=replacements
-        )
-        assert list(data.data) == list(utts)
-        wavs = [row["wav"] for row in data.data.values()]
-        assert all(map(os.path.isfile, wavs))
-
-
 def test_second_call_rewrites_nothing(small, tmp_path, caplog):
     before = {p: p.stat().st_mtime_ns for p in small.rglob("*")}
     mini.prepare_minispeech(small, **SMALL)

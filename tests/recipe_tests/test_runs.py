@@ -13,7 +13,6 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.lobes.features import LogMel
-from speechbrain_vq.recipe_arguments import split_arguments
 from speechbrain_vq.recipe_files import recipe_path, recipe_yaml
 from speechbrain_vq.recipes.common import folder, progress
 from speechbrain_vq.recipes.common.folder import choose
@@ -102,16 +101,6 @@ def test_a_refused_command_leaves_that_of_the_run(tmp_path, monkeypatch):
         folder.main(arguments)
     command = tmp_path / "out/command.txt"
     assert command.read_text() == "speechbrain-vq train in\n"
-
-
-def test_what_is_given_is_not_chosen():
-    options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
-    for given, values in (
-        (options, {"codebook_size": 64, "lr": 0.1}),
-        ([], {}),
-        (["--noprogressbar"], {}),
-    ):
-        assert split_arguments(["train.yaml", *given])[2] == values
 
 
 def test_a_validation_is_one_line():

@@ -64,20 +64,6 @@ def test_all_layouts_are_read(layout, tmp_path, lexicon):
             assert audio.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("above", ["wsj0", "WSJ1/wsj0"])
-@pytest.mark.parametrize("layout", [dict, merged])
-def test_what_the_folders_above_are_called_makes_no_difference(
-    above, layout, tmp_path, lexicon, monkeypatch
-):
-    files = layout(wsj_files())
-    source = write(tmp_path / "WSJ", files)
-    expected = read(prepare(source, tmp_path / "out", lexicon))
-    source = write(tmp_path / above, files)
-    assert read(prepare(source, tmp_path / "out2", lexicon)) == expected
-    monkeypatch.chdir(source)
-    assert read(prepare(".", tmp_path / "out3", lexicon)) == expected
-
-
 def test_sphere_files_may_be_called_sph(tmp_path, lexicon):
     files = wsj_files()
     other = {name.replace(".wv1", ".sph"): files[name] for name in files}
