@@ -14,7 +14,6 @@ the 16th century:
 """
 
 import argparse
-import io
 import pathlib
 import random
 import zipfile
@@ -221,19 +220,12 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
     (root / "corpora").mkdir()
     for name, text in lists.items():
         (root / "corpora" / name).write_text(text, "utf-8")
-    packed = _zip(paths)
-    (root / "corpora/scribblelens.paths.1.4b.zip").write_bytes(packed)
-
-
-def _zip(files: dict[str, str]) -> bytes:
-    """Return a zip archive without file times, so that its bytes are reproducible."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
+    archive = root / "corpora/scribblelens.paths.1.4b.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in paths.items():
+            # A ZipInfo has no time, so that the bytes are reproducible.
             info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, text)
-    return buffer.getvalue()
+            file.writestr(info, text, zipfile.ZIP_DEFLATED)
 
 
 if __name__ == "__main__":
