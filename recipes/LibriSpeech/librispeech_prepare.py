@@ -14,7 +14,6 @@ from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
-    SPLITS,
     PathLike,
     digest,
     folder_contents,
@@ -41,9 +40,9 @@ def prepare(
     save_folder: PathLike,
     lexicon: PathLike | None = None,
     g2p: str | None = None,
-    train: str | Iterable[str] = ("train-clean-100",),
-    valid: str | Iterable[str] = ("dev-clean",),
-    test: str | Iterable[str] = ("test-clean",),
+    train: Iterable[str] = ("train-clean-100",),
+    valid: Iterable[str] = ("dev-clean",),
+    test: Iterable[str] = ("test-clean",),
     phones: bool = True,
     hours: float | None = None,
     valid_hours: float | None = None,
@@ -64,7 +63,7 @@ def prepare(
     g2p : str, optional
         ``module:function`` for words not in the lexicon. By default, utterances
         with such words are skipped, with a warning that counts them.
-    train, valid, test : str, or iterable of str
+    train, valid, test : iterable of str
         Parts of the corpus in each split, such as ``train-clean-100``.
     phones : bool
         Whether to convert texts to phones; otherwise no lexicon is needed.
@@ -83,25 +82,21 @@ def prepare(
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):
         return pathlib.Path(data_folder)
-    parts = {
-        split: [names] if isinstance(names, str) else [*names]
-        for split, names in zip(SPLITS, (train, valid, test), strict=True)
-    }
+    parts = {"train": [*train], "valid": [*valid], "test": [*test]}
     for part in sum(parts.values(), []):
         if part not in ON_THE_HUB:
             raise ValueError(
                 f"LibriSpeech has no part {part!r}, only "
                 f"{', '.join(ON_THE_HUB)}."
             )
-    max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
-    for number in max_hours.values():
-        if number is None:
-            continue
-        if not isinstance(number, int | float) or not number > 0:
+    for number in (hours, valid_hours):
+        is_number = isinstance(number, int | float) and number > 0
+        if number is not None and not is_number:
             raise ValueError(
                 f"hours and valid_hours must be numbers above 0, got "
                 f"{number!r}."
             )
+    max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
     names = sorted(sum(parts.values(), []))
     root = _find_root(pathlib.Path(data_folder), names)

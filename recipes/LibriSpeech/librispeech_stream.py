@@ -101,7 +101,6 @@ def open_stream(hparams: dict) -> StreamLoader:
         return {"id": name, "sig": read_audio(audio, rate, start, longest)}
 
     parts = hparams["train_parts"]
-    parts = [parts] if isinstance(parts, str) else parts
     return StreamLoader(
         datasets.concatenate_datasets([_rows(source, part) for part in parts]),
         item,
