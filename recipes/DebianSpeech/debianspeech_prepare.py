@@ -28,10 +28,8 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     given_manifests,
     is_done,
-    read_json,
     utterance,
     write_corpus,
-    write_json,
 )
 from speechbrain_vq.recipes.common.debian import how_to_get, unpack
 from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
@@ -54,16 +52,6 @@ SHORTEST = 0.5  # Seconds
 # One-second phrases reveal little about a voice and its channel, so they are
 # joined to at least this duration, in seconds.
 JOINED = 5.0
-# Paths to unpack from each package.
-_SOUNDS = re.compile(r"\./(usr/share/asterisk/sounds/.+\.g722)")
-_SOUND_TEXTS = re.compile(r"\./(usr/share/doc/.+/core-sounds-\w\w\.txt\.gz)")
-WANTED = {
-    **dict.fromkeys(PROMPTS, _SOUNDS),
-    **dict.fromkeys(TEXTS, _SOUND_TEXTS),
-    STAMPS: re.compile(
-        r"\./(usr/share/tuxpaint/stamps/.+_desc(_\w+)?\.(ogg|wav))"
-    ),
-}
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
@@ -98,28 +86,28 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     corpus = {
         "corpus": "DebianSpeech",
         "version": FORMAT_VERSION,
-        "packages": [path.name for path in packages.values()],
+        "packages": [path.name for path in packages],
         "data_root": "audio",
     }
     if is_done(folder, corpus):
         return folder
-    texts = {}
-    for name in TEXTS:
-        texts.update(_read_texts(name, packages[name]))
     utts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
-    for name in (*PROMPTS, READER, STAMPS):
-        audio = _audio(name, packages[name], folder / "audio" / name)
-        for path, (length, speaker, lang) in sorted(audio.items()):
-            key = f"{speaker}-{lang}-{path.removesuffix('.flac')}"
-            words = texts.get((lang, path.removesuffix(".flac")), "")
-            if not re.match(r"[\[(<]", words):
-                utts[_split(key, speaker)][key] = utterance(
-                    f"{name}/{path}",
-                    length,
-                    speaker,
-                    lang,
-                    re.sub(r"\[.*?\]|\(.*?\)|<.*?>", "", words).strip(),
-                )
+    with (
+        atomic_folder(folder / "audio") as audio,
+        tempfile.TemporaryDirectory(dir=folder) as temporary,
+        few_warnings(logger),
+    ):
+        root = pathlib.Path(temporary) if packages else source
+        for package in packages:
+            logger.info("Unpacking %s", package)
+            unpack(package, root)
+        texts = _read_texts(root)
+        for name, recordings in _recordings(root):
+            part = _write(recordings, texts, audio / name)
+            for path, utt in sorted(part.items()):
+                key = f"{utt['spk_id']}-{utt['lang']}-{path}"
+                key = key.removesuffix(".flac")
+                utts[_split(key, utt["spk_id"])][key] = utt
     write_corpus(folder, utts, corpus)
     return folder
 
@@ -132,78 +120,66 @@ def _split(name: str, speaker: str) -> str:
     return "valid" if percent < 2 else "test" if percent < 6 else "train"
 
 
-def _find_packages(source: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Find the file of each package, or the folder it was unpacked to."""
-    packages = {}
-    for name in PACKAGES:
-        files = sorted(source.glob(f"{name}_*.deb"))
-        unpacked = source / "usr/share/doc" / name
-        if files or unpacked.is_dir():
-            packages[name] = files[-1] if files else source
-    missing = [name for name in PACKAGES if name not in packages]
+def _find_packages(source: pathlib.Path) -> list[pathlib.Path]:
+    """Find the packages in a folder; none if they are unpacked there."""
+    if (source / "usr/share/doc" / READER).is_dir():
+        return []
+    files = {name: sorted(source.glob(f"{name}_*.deb")) for name in PACKAGES}
+    missing = [name for name in files if not files[name]]
     if missing:
         raise FileNotFoundError(
             f"{source} lacks {', '.join(missing)} (it holds "
             f"{folder_contents(source)}). {how_to_get(*missing)}."
         )
-    return packages
+    return [found[-1] for found in files.values()]
 
 
-def _files(name: str, package: pathlib.Path, folder: str) -> pathlib.Path:
-    """Return the root of a package's files; a ``.deb`` is unpacked to a folder."""
-    if package.is_dir():
-        return package
-    logger.info("Unpacking %s", package)
-    unpack(package, WANTED[name], pathlib.Path(folder))
-    return pathlib.Path(folder)
-
-
-def _read_texts(name: str, package: pathlib.Path) -> dict[tuple[str, str], str]:
+def _read_texts(root: pathlib.Path) -> dict[tuple[str, str], str]:
     """Read the texts of prompts by language and path without suffix."""
-    lang, texts = name[-2:], {}
-    with tempfile.TemporaryDirectory() as temporary:
-        root = _files(name, package, temporary) / f"usr/share/doc/{name}"
-        path = root / f"core-sounds-{lang}.txt.gz"
+    texts = {}
+    for name in TEXTS:
+        lang = name[-2:]
+        path = root / f"usr/share/doc/{name}/core-sounds-{lang}.txt.gz"
         lines = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
-    for line in lines.splitlines():
-        path, colon, text = line.partition(":")
-        if colon and not line.startswith(";"):
-            texts[lang, path.strip()] = text.strip()
+        for line in lines.splitlines():
+            path, colon, text = line.partition(":")
+            if colon and not line.startswith(";"):
+                texts[lang, path.strip()] = text.strip()
     return texts
-
-
-def _audio(name: str, package: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Write the audio of a package as FLAC, unless already written. Returns the
-    length in seconds, speaker and language of each file by path."""
-    if not folder.is_dir():
-        with (
-            tempfile.TemporaryDirectory() as temporary,
-            atomic_folder(folder) as partial,
-            few_warnings(logger),
-        ):
-            if name == READER:
-                recordings = _reader(package, temporary)
-            elif name == STAMPS:
-                recordings = _stamps(_files(name, package, temporary))
-            else:
-                root = _files(name, package, temporary)
-                recordings = _prompts(root, name.split("-")[3])
-            contents = {}
-            for path, speaker, lang, samples in recordings:
-                if len(samples) < SHORTEST * SAMPLE_RATE:
-                    continue
-                file = partial / f"{path}.flac"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(file, samples, SAMPLE_RATE)
-                length = round(len(samples) / SAMPLE_RATE, 4)
-                contents[f"{path}.flac"] = length, speaker, lang
-            path = partial / "contents.json"
-            write_json(path, contents, indent=0, ensure_ascii=False)
-    return read_json(folder / "contents.json")
 
 
 # Path without suffix, speaker, language and samples of each recording.
 Recordings = Iterator[tuple[str, str, str, np.ndarray]]
+
+
+def _recordings(root: pathlib.Path) -> Iterator[tuple[str, Recordings]]:
+    """Yield the name of each package of speech, and its recordings."""
+    for name, lang in zip(PROMPTS, LANGUAGES, strict=True):
+        yield name, _prompts(root, lang)
+    yield READER, _reader(root)
+    yield STAMPS, _stamps(root)
+
+
+def _write(recordings: Recordings, texts: dict, folder: pathlib.Path) -> dict:
+    """Write recordings of speech as FLAC; return their utterances by path."""
+    utts = {}
+    for path, speaker, lang, samples in recordings:
+        words = texts.get((lang, path), "")
+        # Texts such as [music] are no speech.
+        is_speech = not words.startswith(("[", "(", "<"))
+        if not is_speech or len(samples) < SHORTEST * SAMPLE_RATE:
+            continue
+        file = folder / f"{path}.flac"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, samples, SAMPLE_RATE)
+        utts[f"{path}.flac"] = utterance(
+            f"{folder.name}/{path}.flac",
+            round(len(samples) / SAMPLE_RATE, 4),
+            speaker,
+            lang,
+            re.sub(r"\[.*?\]|\(.*?\)|<.*?>", "", words).strip(),
+        )
+    return utts
 
 
 def _prompts(root: pathlib.Path, lang: str) -> Recordings:
@@ -231,8 +207,8 @@ def _read_g722(path: pathlib.Path) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int16), *frames])
 
 
-def _reader(package: pathlib.Path, temporary: str) -> Recordings:
-    voice = festvoxru_prepare.find_voice(package, pathlib.Path(temporary))
+def _reader(root: pathlib.Path) -> Recordings:
+    voice = festvoxru_prepare.find_voice(root, root)
     for path in sorted(voice.glob("wav/*.wav")):
         samples = read_audio(path, SAMPLE_RATE).numpy()
         yield path.stem, "nsh", "ru", samples
@@ -242,8 +218,7 @@ def _stamps(root: pathlib.Path) -> Recordings:
     """Yield phrases, joined to ``JOINED`` seconds within a language."""
     stamps, by_language = root / "usr/share/tuxpaint/stamps", {}
     for path in sorted(stamps.rglob("*_desc*.*")):
-        # Some names have the suffix twice: NAME_desc_da.ogg.ogg.
-        match = re.match(r"(.*)_desc_?(\w*)\.(ogg|wav)", path.name)
+        match = re.fullmatch(r"(.*)_desc_?(\w*)\.(ogg|wav)", path.name)
         if match:
             name = path.relative_to(stamps).with_name(match[1]).as_posix()
             entry = name.replace("/", "_"), path

@@ -6,9 +6,9 @@
 import logging
 import pathlib
 import re
-import shutil
+import tempfile
 
-from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.atomic import replace_folder
 from speechbrain_vq.dataio.audio import check_audio
 from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
@@ -29,11 +29,8 @@ logger = logging.getLogger(__name__)
 
 VOICE = "msu_ru_nsh_clunits"
 TEXTS = "etc/txt.done.data"
-# File with name and size of the package that was unpacked.
-PACKAGE = "package.txt"
-WANTED = re.compile(
-    rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
-)
+# Folder of the voice in the package.
+INSTALLED = f"usr/share/festival/voices/russian/{VOICE}"
 HOW_TO_GET = how_to_get("festvox-ru")
 # Tolerated difference between the ends of recording and labels, in seconds. In
 # the corpus, it is up to 14 ms, and the last label is a pause of 30 ms or more.
@@ -59,7 +56,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     FileNotFoundError
         If data_folder does not contain festvox-ru, or lacks a part of it.
     ValueError
-        If the package or its texts are damaged, or a split would be empty.
+        If the package is damaged, or a split would be empty.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):
@@ -77,22 +74,18 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     if is_done(folder, corpus):
         return folder
     utts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
-    left_out = 0
     with few_warnings(logger, maximum=10):
         for name, text in sorted(_read_texts(voice / TEXTS).items()):
             try:
                 utts[_split(name)][name] = _read_utterance(voice, name, text)
             except (OSError, ValueError) as error:
                 logger.warning("Left out %s: %s", name, error)
-                left_out += 1
     if not all(utts.values()):
         numbers = ", ".join(str(len(part)) for part in utts.values())
         raise ValueError(
             f"{voice} holds too few utterances: train, valid and test would "
             f"get {numbers}."
         )
-    if left_out:
-        logger.warning("%s: %d utterances were left out", voice, left_out)
     write_corpus(folder, utts, corpus)
     return folder
 
@@ -100,23 +93,20 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 def find_voice(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Find the folder with wav, lab and etc in the source. If the source is or
     contains a package, unpack it to ``folder``."""
-    voice = _find_voice(source)
-    if voice is None:
-        voice = _unpack(_find_package(source), folder / VOICE)
-    _check_parts(voice)
+    for voice in (source, source / VOICE, source / INSTALLED):
+        if (voice / "wav").is_dir() or (voice / "lab").is_dir():
+            _check_parts(voice)
+            return voice
+    package, voice = _find_package(source), folder / VOICE
+    if not voice.is_dir():
+        logger.info("Unpacking %s to %s", package, voice)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            unpack(package, temporary)
+            unpacked = pathlib.Path(temporary, INSTALLED)
+            _check_parts(unpacked)
+            replace_folder(unpacked, voice)
     return voice
-
-
-def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
-    """Find the folder with wav, lab and etc, at or below a folder."""
-    if not source.is_dir():
-        return None
-    installed = f"usr/share/festival/voices/russian/{VOICE}"
-    folders = [source, source / VOICE, source / installed]
-    parts = ("lab", "wav")
-    return next(
-        (p for p in folders if any((p / x).is_dir() for x in parts)), None
-    )
 
 
 def _find_package(source: pathlib.Path) -> pathlib.Path:
@@ -124,8 +114,9 @@ def _find_package(source: pathlib.Path) -> pathlib.Path:
         raise FileNotFoundError(
             f"There is neither a folder nor a package {source}. {HOW_TO_GET}."
         )
-    packages = [source] if source.is_file() else sorted(source.glob("*.deb"))
-    packages = [path for path in packages if path.name.startswith("festvox-ru")]
+    if source.is_file():
+        return source
+    packages = sorted(source.glob("festvox-ru*.deb"))
     if not packages:
         raise FileNotFoundError(
             f"{source} is neither festvox-ru_*.deb, nor a folder that it is "
@@ -156,33 +147,19 @@ def _split(name: str) -> str:
 def _read_texts(path: pathlib.Path) -> dict[str, str]:
     """Read lines like ``( ru_0001 "..." )``, without the + of stressed vowels."""
     texts = {}
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
+    for line in path.read_text("utf-8").splitlines():
         match = re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', line)
         if match:
             texts[match[1]] = match[2].replace("+", "")
-        elif line.strip():
-            raise ValueError(
-                f'{path}, line {number}: expected ( name "text" ), got '
-                f"{line[:60]!r}."
-            )
     return texts
-
-
-def _read_text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}.") from error
 
 
 def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
     length = check_audio(voice / f"wav/{name}.wav")
     phones = _read_labels(voice / f"lab/{name}.lab")
-    if abs(phones[-1][1] - length) > TOLERANCE:
+    if not phones or abs(phones[-1][1] - length) > TOLERANCE:
         raise ValueError(
-            f"{voice}/wav/{name}.wav: lasts {length:.2f} s, its labels "
-            f"{phones[-1][1]:.2f} s: one of them is cut short, or belongs to "
-            "another recording."
+            f"its recording lasts {length:.2f} s, its labels end elsewhere"
         )
     phones[-1][1] = min(phones[-1][1], length)
     return utterance(f"wav/{name}.wav", length, "nsh", "ru", text, phones)
@@ -190,48 +167,14 @@ def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
 
 def _read_labels(path: pathlib.Path) -> list[list]:
     """Read [start, end, phone] from lines of end time, color and phone."""
-    text = _read_text(path)
-    lines, phones, start = text.splitlines(), [], 0.0
-    body = lines[lines.index("#") + 1 :] if "#" in lines else []
-    for line in body:
-        try:
-            end, _, phone = line.split()
-            end = float(end)
-        except ValueError:
-            raise ValueError(
-                f"{path}: expected lines of end time, color and phone, "
-                f"got {line!r}."
-            ) from None
-        # Negated, so that it is also true for NaN.
-        if not end > start:
+    _, _, body = path.read_text("utf-8").partition("#\n")
+    phones, start = [], 0.0
+    for line in body.splitlines():
+        time, _, phone = line.split()
+        end = float(time)
+        if end <= start:
             raise ValueError(f"{path}: {line!r} ends before it starts.")
         name = SILENCE if phone == "pau" else phone
         phones.append([round(start, 4), round(end, 4), name])
         start = end
-    if not phones:
-        raise ValueError(f"{path}: has no labels after the line '#'.")
-    # A truncated label may be another valid one, as p of pau.
-    if not text.endswith("\n"):
-        raise ValueError(f"{path}: cut short, within {lines[-1]!r}.")
     return phones
-
-
-# The package
-
-
-def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
-    """Unpack wav, lab and texts of a package, all of them or none."""
-    mark = f"{package.name} {package.stat().st_size}\n"
-    place = voice / PACKAGE
-    if voice.is_dir() and (not place.is_file() or place.read_text() == mark):
-        return voice
-    logger.info("Unpacking %s to %s", package, voice)
-    for old in voice.parent.glob(f".{VOICE}.partial-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    with atomic_folder(voice) as partial:
-        for part in ("wav", "lab", "etc"):
-            (partial / part).mkdir()
-        unpack(package, WANTED, partial)
-        _check_parts(partial)
-        (partial / PACKAGE).write_text(mark)
-    return voice

@@ -6,7 +6,6 @@ The corpus has no phones. A lexicon or a function can provide them.
 import itertools
 import logging
 import pathlib
-import re
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
@@ -15,7 +14,6 @@ from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
-    SPLITS,
     PathLike,
     digest,
     folder_contents,
@@ -42,9 +40,9 @@ def prepare(
     save_folder: PathLike,
     lexicon: PathLike | None = None,
     g2p: str | None = None,
-    train: str | Iterable[str] = ("train-clean-100",),
-    valid: str | Iterable[str] = ("dev-clean",),
-    test: str | Iterable[str] = ("test-clean",),
+    train: Iterable[str] = ("train-clean-100",),
+    valid: Iterable[str] = ("dev-clean",),
+    test: Iterable[str] = ("test-clean",),
     phones: bool = True,
     hours: float | None = None,
     valid_hours: float | None = None,
@@ -65,7 +63,7 @@ def prepare(
     g2p : str, optional
         ``module:function`` for words not in the lexicon. By default, utterances
         with such words are skipped, with a warning that counts them.
-    train, valid, test : str, or iterable of str
+    train, valid, test : iterable of str
         Parts of the corpus in each split, such as ``train-clean-100``.
     phones : bool
         Whether to convert texts to phones; otherwise no lexicon is needed.
@@ -84,31 +82,21 @@ def prepare(
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):
         return pathlib.Path(data_folder)
-    parts = {
-        split: [names] if isinstance(names, str) else [*names]
-        for split, names in zip(SPLITS, (train, valid, test), strict=True)
-    }
+    parts = {"train": [*train], "valid": [*valid], "test": [*test]}
     for part in sum(parts.values(), []):
         if part not in ON_THE_HUB:
             raise ValueError(
                 f"LibriSpeech has no part {part!r}, only "
                 f"{', '.join(ON_THE_HUB)}."
             )
-        splits = [split for split in parts if part in parts[split]]
-        if len(splits) > 1:
-            raise ValueError(
-                f"The part {part!r} is in {' and '.join(splits)}: each must "
-                "have parts of its own."
-            )
-    max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
-    for number in max_hours.values():
-        if number is None:
-            continue
-        if not isinstance(number, int | float) or not number > 0:
+    for number in (hours, valid_hours):
+        is_number = isinstance(number, int | float) and number > 0
+        if number is not None and not is_number:
             raise ValueError(
                 f"hours and valid_hours must be numbers above 0, got "
                 f"{number!r}."
             )
+    max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
     names = sorted(sum(parts.values(), []))
     root = _find_root(pathlib.Path(data_folder), names)
@@ -128,11 +116,6 @@ def prepare(
     }
     if is_done(folder, corpus):
         return folder
-    if root is None and not pathlib.Path(data_folder).is_dir():
-        logger.info(
-            "There is no folder %s: loading a data set of that name from the Hub",
-            data_folder,
-        )
     utts: dict[str, dict] = {split: {} for split in parts}
     for split, names in parts.items():
         for part in names:
@@ -143,8 +126,6 @@ def prepare(
             utts[split] |= _read(
                 root or folder, utterances, pronouncer, max_hours[split]
             )
-        if not utts[split]:
-            break
     if phones:
         pronouncer.log_unknown("LibriSpeech")
     for split, names in parts.items():
@@ -175,15 +156,7 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
             f"{source} holds {folder_contents(source)}; expected "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
-    name = source.as_posix()
-    is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-    # If the parent folder exists, this is a path, not a name on the Hub.
-    if is_name and source.parent.is_dir() and name != HUB_NAME:
-        raise FileNotFoundError(
-            f"There is no folder {source}. It is not taken for a data set on "
-            f"the Hub, because {source.parent} is a folder here. {HOW_TO_GET}."
-        )
-    if not is_name:
+    if source.as_posix() != HUB_NAME:
         raise FileNotFoundError(f"{missing_folder(source)} {HOW_TO_GET}.")
     return None
 

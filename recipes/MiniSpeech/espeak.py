@@ -13,7 +13,6 @@ import pathlib
 import random
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -182,14 +181,10 @@ def _open_espeak() -> ctypes.CDLL:
     text = [c_char_p, ctypes.c_size_t]
     position, flags = [c_uint, c_int, c_uint], [c_uint]
     library.espeak_Synth.argtypes = text + position + flags + [c_void_p] * 2
-    with tempfile.TemporaryDirectory() as short:
-        data = espeakng_loader.get_data_path()
-        parent = os.path.dirname(data)
-        if len(os.fsencode(data)) > 150:  # espeak's buffer has 160 bytes
-            os.symlink(data, os.path.join(short, os.path.basename(data)))
-            parent = short
-        # Synchronous output with phoneme events, and no exit() on errors.
-        rate = library.espeak_Initialize(2, 0, os.fsencode(parent), 0x8001)
+    data = espeakng_loader.get_data_path()
+    parent = os.fsencode(os.path.dirname(data))
+    # Synchronous output with phoneme events, and no exit() on errors.
+    rate = library.espeak_Initialize(2, 0, parent, 0x8001)
     if rate != 22050:
         raise RuntimeError(f"espeak-ng cannot start on {data} (code {rate})")
     # By default, the time of day seeds breath and roughness.

@@ -13,20 +13,15 @@ import collections
 import csv
 import gzip
 import importlib.util
-import locale
 import logging
 import math
 import os
 import pathlib
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 
-from filelock import FileLock
-
-from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.audio import find_audio, usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
@@ -57,15 +52,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-UTTS, PHONES, LOCK = "utts.tsv", "phones.tsv.gz", ".lock"
+UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
 # Fraction of an audio folder's files for validation, and for testing.
 HELD_OUT = 0.05
 # Folders for parts of a corpus, such as dev-clean, are not speakers.
 _SUBSET = re.compile(
     r"(train|valid|val|dev|eval|test)([^a-z].*|ation|ing|)$", re.I
 )
-# Folders for languages, such as en or pt_BR, may contain folders for speakers.
-_LANGUAGES = {alias.split("_")[0] for alias in locale.locale_alias}
 # Speaker at the start of a file name, unless that is a year.
 _PREFIX = re.compile(r"(?!(?:19|20)\d\d)([A-Za-z0-9]+)[_-]")
 
@@ -164,20 +157,16 @@ def prepare_minispeech(
         raise ImportError(
             'MiniSpeech requires espeak-ng: pip install "speechbrain-vq[demo]"'
         )
-    _refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCK):
-        if is_done(folder, corpus):  # By another process
-            return folder
-        _remove_partial(folder)
-        # Written under another name, so a killed run leaves no incomplete audio.
-        partial = tempfile.mkdtemp(prefix=".minispeech-", dir=folder)
-        audio = pathlib.Path(partial, "audio")
+    names = {path.name for path in _visible(folder)}
+    if names and read_corpus(folder).get("corpus") != "minispeech":
+        raise FileExistsError(
+            f"{folder / min(names)} was not created by MiniSpeech: use an "
+            "empty folder"
+        )
+    with atomic_folder(folder / "audio") as audio:
         utts = speak_all(audio, minutes, seed, num_speakers, jobs)
         (folder / "corpus.json").unlink(missing_ok=True)
-        replace_folder(audio, folder / "audio")
-        write_corpus(folder, utts, corpus)
-        _remove_partial(folder)
+    write_corpus(folder, utts, corpus)
     return folder
 
 
@@ -189,24 +178,9 @@ def prepare_shared(
     """Write manifests for a folder of speech with tables of phones, and return
     save_folder.
 
-    Arguments
-    ---------
-    shared_folder : path
-        Folder with ``utts.tsv`` (columns utt, speaker, lang, seconds, split,
-        text), optionally ``phones.tsv.gz`` (utt, start, end, phone), and
-        ``audio/<speaker>/<utt>.ogg``.
-    save_folder : path
-        Folder for the manifests.
-    languages : iterable of str, optional
-        Languages to keep; all if None.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no ``utts.tsv``, or no audio for it.
-    ValueError
-        If a language or a split is unknown, or a column is missing.
-    """
+    The folder has ``utts.tsv`` (columns utt, speaker, lang, seconds, split,
+    text), optionally ``phones.tsv.gz`` (utt, start, end, phone), and
+    ``audio/<speaker>/<utt>.ogg``. ``languages`` are those to keep; None: all."""
     source, folder = pathlib.Path(shared_folder), pathlib.Path(save_folder)
     if isinstance(languages, str):
         languages = [languages]
@@ -238,9 +212,8 @@ def prepare_audio_folder(
     A twentieth of the files, rounded up, is for validation. With three or more
     speakers, some that together have at least a twentieth of the files are only
     in the test set; with fewer, a twentieth of the files is. Speakers are the
-    subfolders, or else the file names up to the first ``_`` or ``-``. Subfolders
-    for languages (``en``) are ignored if they contain subfolders for speakers.
-    Files that cannot be read completely are skipped with a warning.
+    subfolders, or else the file names up to the first ``_`` or ``-``. Files
+    that cannot be read completely are skipped with a warning.
 
     Arguments
     ---------
@@ -284,25 +257,18 @@ def prepare_audio_folder(
     return folder
 
 
-def _is_interrupted(folder: pathlib.Path) -> bool:
-    """Return whether an interrupted run left MiniSpeech incomplete here."""
-    return any(folder.glob(".minispeech-*")) and not read_corpus(folder)
-
-
 def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
     """Return the kind of data in a folder: "manifests", "minispeech", "shared" or
     "audio". Raises FileNotFoundError if there is none."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file; pass a folder.")
-    if make_minispeech and {p.name for p in folder.glob("*")} <= {LOCK}:
+    if make_minispeech and not _visible(folder):
         return "minispeech"
     if not folder.exists():
         raise FileNotFoundError(
             f"{missing_folder(folder)} Name a folder of recordings, or add "
             "--make_minispeech to generate a synthetic corpus there."
         )
-    if _is_interrupted(folder):
-        return "minispeech"
     if has_manifests(folder):
         return "manifests"
     if (folder / UTTS).is_file():
@@ -340,33 +306,18 @@ def _warn_if_other_corpus(
 ) -> None:
     """Warn if the folder holds MiniSpeech with other parameters."""
     corpus = read_corpus(folder)
-    if corpus.get("corpus") == "minispeech" and corpus != _minispeech(
-        minutes, seed, num_speakers
-    ):
+    given = {"minutes": minutes, "seed": seed, "num_speakers": num_speakers}
+    used = {key: corpus.get(key) for key in given}
+    if corpus.get("corpus") == "minispeech" and used != given:
         logger.warning(
             "%s holds MiniSpeech created with %s; it is used unchanged",
-            folder,
-            {k: corpus.get(k) for k in ("minutes", "seed", "num_speakers")},
+            *(folder, used),
         )
 
 
-def _refuse_foreign(folder: pathlib.Path) -> None:
-    """Raise FileExistsError if the folder has data from another source."""
-    is_minispeech = read_corpus(folder).get("corpus") == "minispeech"
-    if is_minispeech or _is_interrupted(folder):
-        return
-    for name in ("audio", "corpus.json", "phones.item", *MANIFESTS):
-        if (folder / name).exists():
-            raise FileExistsError(
-                f"{folder / name} was not created by MiniSpeech: "
-                "use an empty folder"
-            )
-
-
-def _remove_partial(folder: pathlib.Path) -> None:
-    for partial in folder.glob(".minispeech-*"):
-        # A process of a killed run may still be writing there.
-        shutil.rmtree(partial, ignore_errors=True)
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """List the files and folders in a folder, without hidden ones."""
+    return [p for p in folder.glob("*") if not p.name.startswith(".")]
 
 
 # Folders with utts.tsv, phones.tsv.gz and audio
@@ -376,31 +327,19 @@ def _read_tables(
     source: pathlib.Path, languages: list[str] | None
 ) -> dict[str, dict]:
     """Read the utterances of each split from the tables."""
-    utts_path, phones_path = source / UTTS, source / PHONES
-    with open(utts_path, encoding="utf-8", newline="") as lines:
-        rows = list(_tsv(lines, "utt speaker lang seconds split text"))
-    known = {row["lang"] for row in rows}
-    if not known.issuperset(languages or ()):
-        raise ValueError(
-            f"languages {languages}: {source} holds only {sorted(known)}"
-        )
+    rows = list(_tsv(source / UTTS))
+    if languages:
+        rows = [row for row in rows if row["lang"] in languages]
     phones = collections.defaultdict(list)
-    if phones_path.is_file():
-        with gzip.open(phones_path, "rt", encoding="utf-8") as lines:
-            for row in _tsv(lines, "utt start end phone"):
-                phones[row["utt"]].append(
-                    [float(row["start"]), float(row["end"]), row["phone"]]
-                )
-    rows = [row for row in rows if not languages or row["lang"] in languages]
+    if (source / PHONES).is_file():
+        for row in _tsv(source / PHONES):
+            phones[row["utt"]].append(
+                [float(row["start"]), float(row["end"]), row["phone"]]
+            )
     names = [f"audio/{row['speaker']}/{row['utt']}.ogg" for row in rows]
     lengths = usable_files(source / name for name in names)
     utts = {split: {} for split in SPLITS}
     for row, relative in zip(rows, names, strict=True):
-        if row["split"] not in SPLITS:
-            raise ValueError(
-                f"{utts_path}: split {row['split']!r} of {row['utt']} is not "
-                f"one of {SPLITS}"
-            )
         if source / relative not in lengths:
             continue
         utts[row["split"]][row["utt"]] = utterance(
@@ -412,19 +351,18 @@ def _read_tables(
             phones[row["utt"]],
         )
     if not any(utts.values()):
-        raise FileNotFoundError(f"{source} has no audio for its utts.tsv")
+        raise FileNotFoundError(
+            f"{source} has no audio for its utts.tsv"
+            + (f" in {', '.join(languages)}" if languages else "")
+        )
     return utts
 
 
-def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
-    """Check the columns of a table without quoting, and return its rows."""
-    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    missing = set(columns.split()) - set(rows.fieldnames or ())
-    if missing:
-        raise ValueError(
-            f"the table has no column {', '.join(sorted(missing))}"
-        )
-    return rows
+def _tsv(path: pathlib.Path) -> Iterator[dict[str, str]]:
+    """Read the rows of a table without quoting, which may be gzipped."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="") as lines:
+        yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 # Folders of audio
@@ -484,33 +422,20 @@ def find_speakers(
     >>> find_speakers(paths, "me")[1]
     'beginnings of file names'
     """
-    languages = None
     for depth in range(max((len(p.parts) for p in paths), default=0) - 1):
         folders = {
             path: path.parts[depth] if len(path.parts) > depth + 1 else default
             for path in paths
         }
-        splits = all(_SUBSET.match(name) for name in folders.values())
-        if not _are_speakers(folders) or splits:
-            continue
-        if languages is None and all(map(_is_language, folders.values())):
-            languages = folders
-            continue
-        return folders, "subfolders"
-    if languages is not None:
-        return languages, "subfolders"
+        are_subsets = all(_SUBSET.match(name) for name in folders.values())
+        if _are_speakers(folders) and not are_subsets:
+            return folders, "subfolders"
     matches = {path: _PREFIX.match(path.name) for path in paths}
     if all(matches.values()):
         prefixes = {path: match[1] for path, match in matches.items()}
         if _are_speakers(prefixes):
             return prefixes, "beginnings of file names"
     return dict.fromkeys(paths, default), ""
-
-
-def _is_language(name: str) -> bool:
-    """Return whether the name of a folder is a language code."""
-    language, _, region = name.replace("-", "_").partition("_")
-    return language in _LANGUAGES and len(language) < 4 and len(region) < 5
 
 
 def _are_speakers(names: dict[pathlib.Path, str]) -> bool:

@@ -14,7 +14,6 @@ the 16th century:
 """
 
 import argparse
-import io
 import pathlib
 import random
 import zipfile
@@ -22,13 +21,11 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import PIL
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_folder
-from speechbrain_vq.dataio.manifests import read_json, write_json
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     BLANK,
     HEIGHT,
@@ -75,26 +72,12 @@ def render(
 ) -> None:
     """Write a corpus with one scribe per font, completely or not at all.
 
-    The output is a ``data_folder`` for the recipe. Does nothing if it already
-    contains this corpus; raises FileExistsError if it contains anything else.
-    Texts and strokes depend on the seed."""
-    settings = {
-        "what": "rendered with fonts, a stand-in for ScribbleLens",
-        "seed": seed,
-        "lines": lines,
-        "fonts": [font.name for font in fonts],
-        "pillow": PIL.__version__,
-    }
-    marker = output / "rendered.json"
-    if marker.is_file() and read_json(marker) == settings:
-        return
+    The output is a ``data_folder`` for the recipe; it must be empty or not
+    exist. Texts and strokes depend on the seed."""
     if output.exists() and any(output.iterdir()):
-        raise FileExistsError(
-            f"{output} holds something else: use another folder, or remove it."
-        )
+        raise FileExistsError(f"{output} is not empty: use another folder.")
     with atomic_folder(output) as folder:
         _write_corpus(folder / ROOT, fonts, lines, seed)
-        write_json(folder / marker.name, settings, indent=2)
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
@@ -237,19 +220,12 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
     (root / "corpora").mkdir()
     for name, text in lists.items():
         (root / "corpora" / name).write_text(text, "utf-8")
-    packed = _zip(paths)
-    (root / "corpora/scribblelens.paths.1.4b.zip").write_bytes(packed)
-
-
-def _zip(files: dict[str, str]) -> bytes:
-    """Return a zip archive without file times, so that its bytes are reproducible."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
+    archive = root / "corpora/scribblelens.paths.1.4b.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in paths.items():
+            # A ZipInfo has no time, so that the bytes are reproducible.
             info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, text)
-    return buffer.getvalue()
+            file.writestr(info, text, zipfile.ZIP_DEFLATED)
 
 
 if __name__ == "__main__":

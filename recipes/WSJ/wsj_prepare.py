@@ -33,7 +33,6 @@ LISTS = {
     "valid": ("wsj1/doc/indices/h1_p0.ndx",),
     "test": ("wsj0/doc/indices/test/nvp/si_et_20.ndx",),
 }
-COMPLETE = {"train": 37416, "valid": 503, "test": 333}
 DISC = re.compile(r"\d+[-_]\d+\.\d+")
 # Utterances that are listed, but not on any disc.
 NOT_THERE = "wsj0/si_tr_s/401/"
@@ -46,7 +45,7 @@ LAYOUT = (
     "merged to wsj0 and wsj1. LDC has them as LDC93S6A and LDC94S13A."
 )
 CONVERT = (
-    "With LDC's sph2pipe, write readable copies next to the files: "
+    "If the audio is compressed with shorten, write readable copies next to it: "
     r"`find DATA \( -iname '*.wv1' -o -iname '*.sph' \) "
     """-exec sh -c 'sph2pipe -p -f wav "$1" "${1%.*}.wav"' _ {} \\;`"""
 )
@@ -77,7 +76,7 @@ def prepare(
     FileNotFoundError
         If a list is missing, or all audio of a list.
     ValueError
-        If there is neither a lexicon nor a g2p, or audio is compressed.
+        If there is neither a lexicon nor a g2p, or a split has no utterances.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     pronouncer = Pronouncer(lexicon, g2p)
@@ -175,54 +174,20 @@ def clean(text: str) -> str:
 
 
 def _read_split(source, files, split, keys, texts, pronouncer):
-    """Read the complete utterances of a split."""
-    paths, headers, missing, compressed = {}, {}, [], []
+    """Read the usable utterances of a split that have a transcript."""
+    paths, missing = {}, []
     for key in keys:
         name = key.rpartition("/")[2]
         candidates = (files.get(f"{key}{suffix}") for suffix in AUDIO)
         path = next(filter(None, candidates), None)
         if path is None or name not in texts:
             missing.append(key)
-            continue
-        paths[name], headers[name] = path, _read_sphere(path)
-        if "embedded" in headers[name].get("sample_coding", ""):
-            compressed.append(path)
-    _report_missing(source, split, keys, missing, compressed)
-    utts, lengths = {}, usable_files(paths.values())
-    for name, path in paths.items():
-        if path not in lengths:
-            continue
-        # libsndfile does not report truncation, but the header has the length.
-        stated = int(headers[name].get("sample_count", 0))
-        rate = int(headers[name].get("sample_rate", 16000))
-        samples = round(lengths[path] * rate)
-        if samples < stated:
-            reason = f"cut short, it has {samples} of {stated} samples"
-            logger.warning("Left out %s: %s.", path, reason)
-            continue
-        phones = pronouncer(texts[name])
-        if phones:
-            relative = path.relative_to(source).as_posix()
-            about = name[:3], "en", texts[name]
-            utts[name] = utterance(relative, lengths[path], *about)
-            utts[name]["phone_names"] = phones
-    if not utts:
-        raise ValueError(f"{source}: no utterance of {split} is left.")
-    return utts
-
-
-def _report_missing(source, split, keys, missing, compressed):
-    if compressed:
-        raise ValueError(
-            f"{len(compressed)} of the files of {split} are compressed with "
-            f"shorten, for example {compressed[0]}. {CONVERT}"
-        )
-    if len(missing) == len(keys):
+        else:
+            paths[name] = path
+    if not paths:
         raise FileNotFoundError(
             f"{source} holds neither audio nor transcript ({', '.join(AUDIO)} "
-            f"and .dot) of any utterance of {split}, such as {keys[0]}. {LAYOUT}"
-            if keys
-            else f"{source}: the lists of {split} are empty."
+            f"and .dot) of any utterance of {split}. {LAYOUT}"
         )
     if missing:
         logger.warning(
@@ -230,18 +195,16 @@ def _report_missing(source, split, keys, missing, compressed):
             "example of %s",
             *(split, len(missing), len(keys), missing[0]),
         )
-    if len(keys) != COMPLETE[split]:
-        logger.warning(
-            "%s lists %d utterances, the complete corpus %d",
-            *(split, len(keys), COMPLETE[split]),
+    utts, lengths = {}, usable_files(paths.values())
+    for name, path in paths.items():
+        phones = pronouncer(texts[name]) if path in lengths else None
+        if phones:
+            relative = path.relative_to(source).as_posix()
+            about = name[:3], "en", texts[name]
+            utts[name] = utterance(relative, lengths[path], *about)
+            utts[name]["phone_names"] = phones
+    if not utts:
+        raise ValueError(
+            f"{source}: no utterance of {split} is left. {CONVERT}"
         )
-
-
-def _read_sphere(path: pathlib.Path) -> dict[str, str]:
-    """Read the fields of a NIST SPHERE header; empty for other files."""
-    with open(path, "rb") as file:
-        header = file.read(1024)
-    if not header.startswith(b"NIST_1A"):
-        return {}
-    fields = re.findall(r"^(\w+) -\w+ (.+)$", header.decode("latin-1"), re.M)
-    return dict(fields)
+    return utts

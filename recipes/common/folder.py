@@ -99,7 +99,6 @@ def main(argv: list[str]) -> None:
     setup_logging(CONSOLE, log)
     if strict:
         _refuse_unreadable(pathlib.Path(folder))
-    _check_folder(pathlib.Path(folder), run)
     manifests = _prepare(folder, run)
     # The recipe uses a data folder with manifests unchanged.
     chosen = {
@@ -127,32 +126,22 @@ def main(argv: list[str]) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
-    """Raise ValueError if the run was started on another folder, whose
-    manifests would be replaced. A run may continue after its folder was
-    moved."""
-    before = read_corpus(run / "manifests").get("data_root")
-    is_other = before is not None and pathlib.Path(before) != folder.resolve()
-    if _has_begun(run) and is_other and pathlib.Path(before).is_dir():
-        raise ValueError(
-            f"{run} holds a run on {before}, not on {folder}: use another "
-            "--out, or remove this one."
-        )
-
-
-def _has_begun(run: pathlib.Path) -> bool:
-    """Return whether a run has a checkpoint to resume from."""
-    return next((run / "save").glob("CKPT*"), None) is not None
-
-
 def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
     """Write the manifests of a folder to the run folder, and return their folder.
 
-    A run that has started keeps its splits. Raises ValueError if the recordings
-    have changed: a new split could put training recordings in the test set."""
+    A run that has started keeps its splits. Raises ValueError if it was started
+    on another folder, unless that was moved, or if the recordings have changed:
+    a new split could put training recordings in the test set."""
     manifests = run / "manifests"
-    if not (_has_begun(run) and has_manifests(manifests)):
+    has_begun = next((run / "save").glob("CKPT*"), None) is not None
+    if not (has_begun and has_manifests(manifests)):
         return prepare(folder, manifests)
+    root = pathlib.Path(read_corpus(manifests)["data_root"])
+    if root.is_dir() and root != pathlib.Path(folder).resolve():
+        raise ValueError(
+            f"{run} holds a run on {root}, not on {folder}: use another "
+            "--out, or remove this one."
+        )
     with tempfile.TemporaryDirectory(dir=run) as scratch:
         updated = pathlib.Path(scratch, manifests.name)
         shutil.copytree(manifests, updated)
@@ -162,13 +151,11 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
         before, now = map(_splits, (manifests, updated))
         if before != now:
             new, lost = now.keys() - before.keys(), before.keys() - now.keys()
-            changes = [f"{len(new)} are new"] * bool(new)
-            changes += [f"{len(lost)} are missing"] * bool(lost)
             raise ValueError(
                 f"The recordings in {folder} are not those that the run in "
-                f"{run} began with: {', '.join(changes) or 'some changed'}. "
-                "Restore the folder to continue the run, or use another --out "
-                "for a new one."
+                f"{run} began with: {len(new)} are new, {len(lost)} are "
+                "missing. Restore the folder to continue the run, or use "
+                "another --out for a new one."
             )
         if if_main_process() and read_corpus(updated) != read_corpus(manifests):
             replace_folder(updated, manifests)

@@ -61,15 +61,12 @@ def find_g2p(name: str) -> G2P:
     if current not in sys.path:
         sys.path.append(current)
     try:
-        function = pkgutil.resolve_name(name)
+        return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"g2p is {name!r}; it must be module:function that Python can "
             f"import, for example from {current}: {error}"
         ) from error
-    if not callable(function):
-        raise ValueError(f"g2p is {name!r}, which is not a function.")
-    return function
 
 
 class Pronouncer:

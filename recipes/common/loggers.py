@@ -27,16 +27,26 @@ class Sample(NamedTuple):
 
 
 class LoggerGroup(TrainLogger):
-    """Log the metrics of a run with several loggers; the last one also logs
-    images and audio."""
+    """Log the metrics of a run with the recipe's logger, and over optimizer
+    steps with a ``step_logger``, which also logs images and audio."""
 
-    def __init__(self, *loggers):
-        self.loggers = loggers
+    def __init__(self, logger, step_logger):
+        self.logger, self.step_logger = logger, step_logger
 
-    def log_stats(self, *args, **kwargs):
+    @main_process_only
+    def log_stats(
+        self, stats_meta, train_stats=None, valid_stats=None, test_stats=None
+    ):
         """See TrainLogger.log_stats()"""
-        for logger in self.loggers:
-            logger.log_stats(*args, **kwargs)
+        self.logger.log_stats(stats_meta, train_stats, valid_stats, test_stats)
+        stages = {
+            "train": train_stats,
+            "valid": valid_stats,
+            "test": test_stats,
+        }
+        self.step_logger.log_stages(
+            stats_meta, {k: v for k, v in stages.items() if v}
+        )
 
     @main_process_only
     def log_media(
@@ -44,7 +54,7 @@ class LoggerGroup(TrainLogger):
     ) -> None:
         """Log validation utterances by name, and the code counts [C, K] of the
         validation."""
-        log = self.loggers[-1].log_one
+        log = self.step_logger.log_one
         for name, sample in samples.items():
             log(step, f"{name}/spectrogram", picture(sample))
             for kind in ("original", "decoded"):
@@ -54,28 +64,7 @@ class LoggerGroup(TrainLogger):
         log(step, "usage of a code over the mean", (counts / share).flatten())
 
 
-class StepLogger(TrainLogger):
-    """Base class of loggers over optimizer steps that resumed runs continue."""
-
-    @main_process_only
-    def log_stats(
-        self,
-        stats_meta,
-        train_stats=None,
-        valid_stats=None,
-        test_stats=None,
-        verbose=False,
-    ):
-        """See TrainLogger.log_stats()"""
-        stages = {
-            "train": train_stats,
-            "valid": valid_stats,
-            "test": test_stats,
-        }
-        self.log_stages(stats_meta, {k: v for k, v in stages.items() if v})
-
-
-class StepTensorboardLogger(StepLogger):
+class StepTensorboardLogger:
     """Log to TensorBoard in a run folder, starting with the hyperparameters."""
 
     def __init__(self, folder, hparams):
@@ -105,7 +94,7 @@ class StepTensorboardLogger(StepLogger):
             self.writer.add_histogram(name, value, step)
 
 
-class StepWandBLogger(StepLogger):
+class StepWandBLogger:
     """Log to Weights & Biases, as a run named after its folder."""
 
     def __init__(self, folder, hparams):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.lobes import speakers
@@ -163,32 +162,6 @@ def test_model_folders_may_build_them(tmp_path):
         assert isinstance(mine, speakers.PretrainedSpeaker)
         keys = build_speaker(yaml).state_dict().keys()
         assert mine.state_dict().keys() == keys
-
-
-def test_resumed_runs_keep_their_speakers(tmp_path):
-    def begin(names):
-        table = SpeakerTable(6, 4)
-        brain = ConversionBrain(
-            {"speaker": table, "quantizer": VectorQuantizer(4, 8)},
-            torch.optim.Adam,
-            {"speaker": table, "output_folder": str(tmp_path)},
-            checkpointer=Checkpointer(tmp_path, {"speaker": table}),
-        )
-        data = {name: {"spk_id": name} for name in names}
-        data = DynamicItemDataset(data)
-        brain.set_up(dict.fromkeys(("train", "valid", "test"), data))
-        brain.fit(range(0), data, progressbar=False)
-        return brain, table
-
-    brain, table = begin(["ann", "bob"])
-    brain.checkpointer.save_checkpoint()
-    _, again = begin(["bob", "ann"])
-    assert torch.equal(again.weight, table.weight)
-    assert again.names == ["ann", "bob"]
-    # Omitted speakers stay in the table.
-    assert begin(["bob"])[1].names == ["ann", "bob"]
-    with pytest.raises(ValueError, match="begun without 1 of.* as 'eve'. Name"):
-        begin(["ann", "eve"])
 
 
 def test_voices_passes_each_module_its_input():

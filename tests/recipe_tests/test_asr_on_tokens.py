@@ -152,12 +152,6 @@ def test_splits_without_phones_are_refused(model, data, tmp_path):
         run(tmp_path / "out", model, folder)
 
 
-@pytest.mark.parametrize("key", ["input", "embedding_init"])
-def test_an_unknown_value_is_named(key, model, data, tmp_path):
-    with pytest.raises(ValueError, match=f"{key} must be one of"):
-        run(tmp_path / "out", model, data, **{key: "words"})
-
-
 def test_command_line(model, data, tmp_path):
     options = {
         "data_folder": data,

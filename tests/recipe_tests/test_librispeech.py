@@ -77,24 +77,6 @@ def test_folders_and_datasets_give_the_same(tmp_path, lexicon):
             assert item["length"] == pytest.approx(len(audio) / RATE)
 
 
-def test_what_datasets_loads_is_loaded_once(tmp_path, lexicon):
-    hub = copy_of_the_hub(tmp_path / "librispeech_asr")
-    folder = prepare(hub, tmp_path / "out", lexicon)
-    # Killed in the middle: one file is half there, one is not yet there.
-    files = sorted(folder.rglob("*.flac"))
-    before = files[2].stat().st_mtime_ns
-    whole = files[0].read_bytes()
-    files[0].write_bytes(whole[:100])
-    files[1].unlink()
-    (folder / "corpus.json").unlink()
-    prepare(hub, folder, lexicon)
-    assert files[0].read_bytes() == whole and files[1].exists()
-    assert files[2].stat().st_mtime_ns == before
-    for path in hub.rglob("*.parquet"):
-        path.write_bytes(b"")
-    prepare(hub, folder, lexicon)  # Finds it done
-
-
 def units(source, folder):
     """All of it, without phones."""
     return prepare(source, folder, phones=False)
@@ -155,6 +137,9 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
         rows.to_parquet(piece)
     units(hub, folder)
     assert read(folder) == whole and len(notes.read_text().splitlines()) == 13
+    for path in hub.rglob("*.parquet"):
+        path.write_bytes(b"")
+    units(hub, folder)  # Finds it done
     # Of another source nothing is taken.
     other = copy_of_the_hub(tmp_path / "other")
     units(other, folder)
@@ -162,25 +147,15 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
     assert read(folder) == whole
 
 
-@pytest.mark.parametrize(
-    "column, value, message",
-    [
-        ("id", "../../../escaped", "is not a file name"),
-        ("id", None, "lack id"),
-        ("audio", None, "lack audio"),
-        ("text", None, "lack text"),
-    ],
-)
-def test_rows_of_another_layout_are_reported(column, value, message, tmp_path):
+def test_an_utterance_whose_name_is_a_path_is_reported(tmp_path):
     import pandas
 
     hub = copy_of_the_hub(tmp_path / "hub")
     piece = next(hub.glob("clean/train.100/*"))
     rows = pandas.read_parquet(piece)
-    rows[column] = value
-    rows = rows if value else rows.drop(columns=column)
+    rows["id"] = "../../../escaped"
     rows.to_parquet(piece)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="is not a file name"):
         units(hub, tmp_path / "deep/out")
     assert not list(tmp_path.rglob("escaped*"))
 
@@ -197,42 +172,27 @@ def test_parts_may_be_chosen(tmp_path):
 
     manifests, _ = prepared(["train-clean-100"], ["dev-other"])
     assert [len(items) for items in manifests.values()] == [12, 4, 4]
-    with pytest.raises(ValueError, match="'test-clean' is in train and test"):
-        prepared(["train-clean-100", "test-clean"], ["dev-other"])
-    # A single part needs no list.
-    one = prepared("train-clean-100", "dev-other")
-    assert one == prepared(["train-clean-100"], ["dev-other"])
-    for wrong in (["dev-clear"], "dev-clear"):
-        message = "no part 'dev-clear', only .*dev-clean"
-        with pytest.raises(ValueError, match=message):
-            prepared("train-clean-100", wrong)
+    with pytest.raises(
+        ValueError, match="no part 'dev-clear', only .*dev-clean"
+    ):
+        prepared(["train-clean-100"], ["dev-clear"])
 
 
 @pytest.mark.parametrize(
     "name, message",
     [
-        *(
-            (name, "no folder.*takes them from")
-            for name in ("data/LibriSpeech", "./data/x", "../x", "x", "a/b/c")
-        ),
-        # It looks like a name on the Hub, which cannot be reached.
-        ("date/LibriSpeech", "no folder date/LibriSpeech.*Hub"),
+        ("data/LibriSpeech", "no folder.*takes them from"),
         # Here a folder has the name of the data set's owner.
         (HUB_NAME, "cannot be loaded"),
     ],
 )
 def test_a_folder_that_is_not_there_is_named(
-    name, message, tmp_path, no_waiting, monkeypatch, caplog
+    name, message, tmp_path, no_waiting, monkeypatch
 ):
-    for folder in ("data", "openslr"):
-        (tmp_path / "here" / folder).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here")
-    caplog.set_level("INFO")
+    (tmp_path / "openslr").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=message):
         units(name, tmp_path / "out")
-    asked = f"no folder {name}: loading" in caplog.text
-    assert asked == (name in ("date/LibriSpeech", HUB_NAME))
-    assert asked or not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.lobes.features import LogMel
-from speechbrain_vq.recipe_arguments import split_arguments
 from speechbrain_vq.recipe_files import recipe_path, recipe_yaml
 from speechbrain_vq.recipes.common import folder, progress
 from speechbrain_vq.recipes.common.folder import choose
@@ -104,16 +103,6 @@ def test_a_refused_command_leaves_that_of_the_run(tmp_path, monkeypatch):
     assert command.read_text() == "speechbrain-vq train in\n"
 
 
-def test_what_is_given_is_not_chosen():
-    options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
-    for given, values in (
-        (options, {"codebook_size": 64, "lr": 0.1}),
-        ([], {}),
-        (["--noprogressbar"], {}),
-    ):
-        assert split_arguments(["train.yaml", *given])[2] == values
-
-
 def test_a_validation_is_one_line():
     stats = {"loss": 0.5, "reconstruction_error": 0.25}
     usage = {"used_codes_percent": 94.2, "perplexity": 391.4}
@@ -153,7 +142,7 @@ def log(hparams, kept, name, step, sample):
     group = hparams["train_logger"]
     group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
     group.log_media(step, {"utt": sample}, torch.tensor([[2.0, 6.0, 0.0, 0.0]]))
-    return group.loggers[-1]
+    return group.step_logger
 
 
 def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
@@ -169,7 +158,7 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     # Of a run that was interrupted, and resumed.
     for step in (20, 40):
         log(hparams, kept, "tensorboard", step, sample).writer.close()
-    assert [stats["step"] for stats, _ in kept.stats] == [20, 40]
+    assert [stats["step"] for stats, *_ in kept.stats] == [20, 40]
     place, sizes = str(tmp_path / "tensorboard"), {"audio": 0, "histograms": 0}
     events = event_accumulator.EventAccumulator(place, sizes).Reload()
     scalars = events.Scalars("loss/train")

@@ -21,7 +21,7 @@ def corpus(tmp_path):
     return write(tmp_path / "VCTK-Corpus-0.92", vctk_corpus.vctk_092())
 
 
-def test_what_is_in_the_manifests(corpus, tmp_path, caplog):
+def test_what_is_in_the_manifests(corpus, tmp_path):
     folder = prepare(corpus, tmp_path / "out", **OPTIONS)
     for items in read(folder).values():
         for name, item in items.items():
@@ -36,7 +36,6 @@ def test_what_is_in_the_manifests(corpus, tmp_path, caplog):
             assert wav.endswith(f"{name}_mic1.flac")
             audio = read_audio(wav, RATE)
             assert item["length"] == pytest.approx(len(audio) / RATE)
-    assert "Some utterances of p315 have no text" in caplog.text
 
 
 def test_sentences_and_speakers_of_the_splits(corpus, tmp_path, caplog):
@@ -103,17 +102,11 @@ def test_the_yamls_differ_in_the_voice_alone():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mic": "mic3"}, "mic must be 'mic1' or 'mic2', not 'mic3'"),
-        ({"unseen_speakers": 7}, "there are 7 speakers, and at least one"),
-        *(
-            (
-                {"valid_fraction": valid, "test_fraction": test},
-                f"above 0, .*got {valid} and {test}",
-            )
-            for valid, test in ((0, 0.1), (0.1, 0), (0.5, 0.5))
-        ),
+        ({"mic": "mic3"}, "no files such as p225/p225_001_mic3.flac"),
+        ({"unseen_speakers": 7}, "none is left for train"),
+        ({"valid_fraction": 0}, "none is left for valid"),
     ],
 )
 def test_options_that_leave_nothing(options, message, corpus, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        prepare(corpus, tmp_path / "out", **options)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        prepare(corpus, tmp_path / "out", **{**OPTIONS, **options})

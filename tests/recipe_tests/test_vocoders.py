@@ -183,7 +183,7 @@ def test_a_yaml_for_another_tokenizer_is_reported(tokenizer, change, message):
         units.check_tokenizer(load_units(**change), model)
 
 
-def begin(folder, tokenizer, **run_opts):
+def begin(folder, tokenizer):
     """A Brain at the start of its test."""
 
     def loss(one, other):
@@ -197,7 +197,7 @@ def begin(folder, tokenizer, **run_opts):
         "train_logger": types.SimpleNamespace(log_stats=lambda *a, **k: None),
     }
     modules = {"generator": torch.nn.Linear(1, 1)}
-    brain = units.VocoderBrain(modules, None, hparams, {**CPU, **run_opts})
+    brain = units.VocoderBrain(modules, None, hparams, CPU)
     brain.tokenizer = tokenizer
     brain.on_stage_start(None)
     return brain
@@ -233,19 +233,6 @@ def test_it_is_compared_with_griffin_lim_where_it_can(kind, build, tmp_path):
     else:
         assert brain.results["griffin_lim_mel_l1"] >= 0
     assert names == {f"a_b.{name}.wav" for name in kinds}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"precision": "bf16"}, {"grad_accumulation_factor": 2}]
-    + [{"max_grad_norm": 1.0}],
-    ids=str,
-)
-def test_options_that_would_do_nothing_are_refused(options, build, tmp_path):
-    units.check_options(begin(tmp_path, build()))
-    ((option, value),) = options.items()
-    with pytest.raises(ValueError, match=f"--{option}={value} does nothing"):
-        units.check_options(begin(tmp_path, build(), **options))
 
 
 # Log-mels -------------------------------------------------------------------

@@ -64,20 +64,6 @@ def test_all_layouts_are_read(layout, tmp_path, lexicon):
             assert audio.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("above", ["wsj0", "WSJ1/wsj0"])
-@pytest.mark.parametrize("layout", [dict, merged])
-def test_what_the_folders_above_are_called_makes_no_difference(
-    above, layout, tmp_path, lexicon, monkeypatch
-):
-    files = layout(wsj_files())
-    source = write(tmp_path / "WSJ", files)
-    expected = read(prepare(source, tmp_path / "out", lexicon))
-    source = write(tmp_path / above, files)
-    assert read(prepare(source, tmp_path / "out2", lexicon)) == expected
-    monkeypatch.chdir(source)
-    assert read(prepare(".", tmp_path / "out3", lexicon)) == expected
-
-
 def test_sphere_files_may_be_called_sph(tmp_path, lexicon):
     files = wsj_files()
     other = {name.replace(".wv1", ".sph"): files[name] for name in files}
@@ -105,7 +91,7 @@ def test_wav_of_sph2pipe_is_read_beside_compressed_audio(tmp_path, lexicon):
     assert len(read(prepare(source, tmp_path / "out", lexicon))["train"]) == 16
     for path in source.rglob("*.wav"):
         path.unlink()
-    message = "16 of .*shorten.*sph2pipe -p -f wav"
+    message = "no utterance of train is left.*shorten.*sph2pipe -p -f wav"
     with pytest.raises(ValueError, match=message):
         prepare(source, tmp_path / "out2", lexicon)
     assert not (tmp_path / "out2/train.json").exists()
@@ -135,7 +121,6 @@ def test_words_in_no_lexicon_cost_their_utterance(tmp_path, lexicon, caplog):
         ({}, ValueError, "lexicon=FILE.*g2p=module:function"),
         ({"lexicon": "no.dict"}, FileNotFoundError, "no lexicon no.dict"),
         ({"g2p": "no_such:thing"}, ValueError, "no_such"),
-        ({"g2p": "math:pi"}, ValueError, "not a function"),
     ],
 )
 def test_without_phones_nothing_starts(options, kind, message, tmp_path):

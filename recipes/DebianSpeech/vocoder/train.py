@@ -293,9 +293,6 @@ def start_from(vocoder, source):
 
 def train(hparams, run_opts, folder):
     """Train and test on a folder of manifests, and return the Brain."""
-    share = hparams["decoded_share"]
-    if not 0 <= share <= 1:
-        raise ValueError(f"--decoded_share={share}: must be between 0 and 1.")
     brain = build_brain(VocoderBrain, hparams, run_opts)
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}

@@ -18,7 +18,6 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
@@ -51,8 +50,6 @@ logger = logging.getLogger(__name__)
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 # Keys in an exported vocoder's yaml that describe its tokenizer.
 KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
-# Options without effect, because VocoderBrain has its own fit_batch.
-UNUSED = ("precision", "grad_accumulation_factor", "max_grad_norm")
 
 
 class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
@@ -175,17 +172,6 @@ class VocoderBrain(StagesMixin, ResumeMixin, sb.Brain):
             self.results["utterances"] = self.tested
 
 
-def check_options(brain):
-    """Raise ValueError for Brain options that would have no effect."""
-    for name in UNUSED:
-        value, default = getattr(brain, name), getattr(RunOptions, name)
-        if value != default:
-            raise ValueError(
-                f"--{name}={value} does nothing here: the vocoder is trained "
-                f"with {name}={default}. Omit it."
-            )
-
-
 def check_tokenizer(hparams, tokenizer):
     """Raise ValueError unless the yaml's sizes match its tokenizer."""
     sizes = unit_settings(tokenizer)
@@ -290,7 +276,6 @@ def finish(hparams, brain):
 def train(hparams, run_opts, folder):
     """Train and test on a folder of manifests, and return the Brain."""
     brain = build_brain(VocoderBrain, hparams, run_opts)
-    check_options(brain)
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
     )

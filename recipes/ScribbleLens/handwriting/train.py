@@ -7,6 +7,7 @@ To run this recipe:
 To train the codebook differently, add --preset=vanilla, for example.
 """
 
+import functools
 import math
 import sys
 
@@ -23,7 +24,6 @@ from speechbrain_vq.evaluation.phone_units import (
     nmi,
     phone_purity,
 )
-from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
@@ -36,8 +36,8 @@ from speechbrain_vq.recipes.common.runs import (
     use_of_codes,
 )
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
-    LineImages,
     prepare,
+    read_image,
 )
 
 
@@ -132,21 +132,6 @@ class HandwritingBrain(AnnealingBrain):
         return metrics
 
 
-def check_options(hparams):
-    """Raise ValueError for invalid options, before preparing the data."""
-    if hparams["stride"] != STRIDE:
-        raise ValueError(
-            f"--stride={hparams['stride']}, but a token of the encoder covers "
-            f"{STRIDE} columns: --stride={STRIDE} is required."
-        )
-    oversample = hparams["oversample"]
-    if not isinstance(oversample, int) or oversample < 1:
-        raise ValueError(
-            f"--oversample={oversample}: the number of chunks of each line in "
-            "an epoch must be an integer, 1 or more."
-        )
-
-
 def check_batches(hparams, train):
     """Raise ValueError if a batch is larger than an epoch, since incomplete
     batches are dropped."""
@@ -169,11 +154,11 @@ def chunk_of(name, epoch, width, chunk):
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests. Training lines are repeated
     ``oversample`` times, each time with a random chunk."""
-    prepared_with = read_json(folder / "prepared.json")
-    images = LineImages(prepared_with["source"])
+    source = read_json(folder / "prepared.json")["source"]
+    read = functools.cache(read_image)
 
     def cut(name, first, last):
-        gray = images(name)[first:last]
+        gray = read(f"{source}/{name}")[first:last]
         return 1 - torch.from_numpy(gray).float() / 255
 
     @sb.utils.data_pipeline.takes("id", "image", "width", "characters")
@@ -226,7 +211,6 @@ def use_of_fillable(brain):
 if __name__ == "__main__":
     with clean_errors():
         hparams, run_opts = start(sys.argv[1:])
-        check_options(hparams)
         datasets = dataio_prep(hparams, prepared(prepare, hparams))
         check_batches(hparams, datasets["train"])
         brain = build_brain(HandwritingBrain, hparams, run_opts)

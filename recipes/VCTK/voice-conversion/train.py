@@ -43,8 +43,7 @@ class ConversionBrain(units.UnitBrain):
             for split, dataset in datasets.items():
                 self.name_speakers(split, dataset)
             items = datasets["train"].data.values()
-            self.names = {item["spk_id"] for item in items}
-            speaker.fill(self.names)
+            speaker.fill({item["spk_id"] for item in items})
         elif isinstance(speaker, PretrainedSpeaker):
             source = self.hparams.speaker_encoder
             run_on_main(find_encoder, args=[source])
@@ -62,19 +61,6 @@ class ConversionBrain(units.UnitBrain):
                 )
             item["spk_id"] = str(item["spk_id"])
         dataset.set_output_keys([*self.items, "spk_id"])
-
-    def on_fit_start(self):
-        """Recover the latest checkpoint. Raises ValueError if its table lacks a
-        training speaker, who would be treated as the average speaker."""
-        super().on_fit_start()
-        table = self.hparams.speaker
-        new = hasattr(table, "fill") and sorted(self.names - set(table.names))
-        if new:
-            raise ValueError(
-                f"The run in {self.hparams.output_folder} was begun without "
-                f"{len(new)} of the speakers of the data, such as {new[0]!r}. "
-                "Name another output_folder, or use the original data."
-            )
 
     def speaker(self, batch, features, lengths):
         """Compute the speaker embeddings [B, S] for the decoder."""
