@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
-from .containers import AudioError, check_ogg, check_size
+from .containers import AudioError, check_ogg, check_size, check_sphere
 from .logs import few_warnings
 from .mp3 import quiet, with_length
 from .waveforms import any_name
@@ -237,6 +237,8 @@ def _open(source, check=True):
                     source, is_path = io.BytesIO(complete), False
             elif check and head == b"OggS":
                 check_ogg(data)
+            elif check and head == b"NIST":
+                check_sphere(data)
             data.seek(0)
         if is_path:
             source = any_name(source)

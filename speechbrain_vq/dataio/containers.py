@@ -1,6 +1,7 @@
 """Detect audio files that are cut short or contain several recordings end to
 end. libsndfile reads the first part of such files without an error."""
 
+import math
 import os
 import re
 from typing import BinaryIO
@@ -32,6 +33,9 @@ _NO_CHUNK = re.compile(
 # sox writes this size if the true one is unknown; other programs write a larger
 # one.
 _UNKNOWN_SIZE = 0x7F000000
+_SPHERE_SIZE = re.compile(
+    rb"^(?:sample_count|channel_count|sample_n_bytes) -i (\d+)", re.M
+)
 
 
 def check_size(notes: str) -> None:
@@ -51,6 +55,18 @@ def check_size(notes: str) -> None:
                 "stopped. Write a new header, for example with "
                 "`sox --ignore-length`."
             )
+
+
+def check_sphere(data: BinaryIO) -> None:
+    """Raise an AudioError for a SPHERE file that ends before its samples,
+    which libsndfile does not report."""
+    data.seek(0)
+    header = data.read(1024)
+    stated = math.prod(map(int, _SPHERE_SIZE.findall(header)))
+    actual = data.seek(0, os.SEEK_END) - 1024
+    # Audio with embedded compression is smaller; libsndfile does not read it.
+    if b"embedded" not in header and actual < stated:
+        raise AudioError(f"cut short, {actual} of {stated} bytes of audio.")
 
 
 def check_ogg(data: BinaryIO) -> None:

@@ -56,7 +56,6 @@ def train(tmp_path, monkeypatch):
         (["--vq={reinit_schedule: {warmup: soon}}"], "warmup must be"),
         (["--vq=5"], "--vq takes changes"),
         (["--device=cdua"], "The device 'cdua' cannot be used"),
-        (["--device=meta"], "The device 'meta' cannot be used"),
         (["codebook_size=64"], "write --codebook_size=64"),
         (["other_recordings"], "Unexpected argument 'other_recordings'"),
         # Zero is a value where it makes sense.
