@@ -83,7 +83,10 @@ def prepare(
     if given_manifests(pathlib.Path(data_folder), folder):
         return pathlib.Path(data_folder)
     parts = {"train": [*train], "valid": [*valid], "test": [*test]}
-    for part in sum(parts.values(), []):
+    names = sum(parts.values(), [])
+    for part in names:
+        if names.count(part) > 1:
+            raise ValueError(f"The part {part!r} must be in one split only.")
         if part not in ON_THE_HUB:
             raise ValueError(
                 f"LibriSpeech has no part {part!r}, only "
@@ -98,7 +101,7 @@ def prepare(
             )
     max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
-    names = sorted(sum(parts.values(), []))
+    names.sort()
     root = _find_root(pathlib.Path(data_folder), names)
     # The data set on the Hub does not change, so its name is enough.
     version = str(data_folder)

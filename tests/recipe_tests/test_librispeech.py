@@ -172,6 +172,8 @@ def test_parts_may_be_chosen(tmp_path):
 
     manifests, _ = prepared(["train-clean-100"], ["dev-other"])
     assert [len(items) for items in manifests.values()] == [12, 4, 4]
+    with pytest.raises(ValueError, match="'test-clean' must be in one split"):
+        prepared(["train-clean-100", "test-clean"], ["dev-other"])
     with pytest.raises(
         ValueError, match="no part 'dev-clear', only .*dev-clean"
     ):
