@@ -84,7 +84,7 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     assert (tmp_path / "from_tokens.wav").exists()
     run(PROGRAM, *commands("Evaluate")[0], cwd=tmp_path)
     report = (tmp_path / "results/report/results.md").read_text()
-    assert "| PNMI |" in report and "ABX" in report
+    assert "| PNMI " in report and "ABX" in report
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     check_the_hub(tmp_path, hub)
     check_conversion(tmp_path)

@@ -121,13 +121,13 @@ def bits(brain):
     state = {
         "modules": brain.modules.state_dict(),
         "optimizers": optimizers,
-        "steps": brain.optimizer_step,
         "stats": brain.vq_stats.get("train"),
         "monitors": brain.monitor.state_dict(),
         "trainer": brain.codebook_trainer.state_dict(),
         "random": torch.get_rng_state(),
     }
-    return {name: digest(value) for name, value in state.items()}
+    hashes = {name: digest(value) for name, value in state.items()}
+    return {**hashes, "steps": brain.optimizer_step}
 
 
 # A training run in a process of its own ------------------------------------
