@@ -35,6 +35,8 @@ def read_split(
     path = folder / f"{split}.json"
     data = read_dataset(folder, split).data
     total, ignored = len(data), hparams["not_phones"]
+    if isinstance(ignored, str):
+        ignored = [ignored]
     unknown = {*ignored}.difference(*map(phone_names, data.values()))
     if unknown:
         logger.warning("%s has no phones %s (--not_phones)", path, unknown)

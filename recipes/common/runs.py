@@ -100,6 +100,11 @@ class AnnealingBrain(StagesMixin, ProgressMixin, VQBrain):
         share = getattr(self.hparams, "anneal", None) or 0.0
         if not 0 <= share <= 1:
             raise ValueError(f"--anneal={share}: must be between 0 and 1.")
+        if steps is None and share:
+            raise ValueError(
+                "--anneal requires a run of known length: set "
+                "number_of_steps or number_of_epochs."
+            )
         steps = steps or math.inf
         cooldown = round(steps * share) if share else 0
         warmup = getattr(self.hparams, "lr_warmup", 0)

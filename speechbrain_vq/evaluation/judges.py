@@ -104,15 +104,18 @@ class JudgedSpeech(Metric):
             scores = judge(audio, self.model.sample_rate, entry)
             quantities = {"closer_to_target": _CLOSER}
             quantities |= getattr(judge, "quantities", {})
+            scores = {
+                key: score if isinstance(score, tuple | list) else (score, 1)
+                for key, score in scores.items()
+            }
             if {"to_source", "to_target"} <= {*scores}:
-                closer = scores["to_target"] > scores["to_source"]
-                scores = scores | {"closer_to_target": closer}
-            for key, score in scores.items():
+                target, source = scores["to_target"], scores["to_source"]
+                closer = target[0] * source[1] > source[0] * target[1]
+                scores["closer_to_target"] = closer, 1
+            for key, (over, under) in scores.items():
                 quantity = quantities.get(key, Quantity(key.replace("_", " ")))
                 quantity = quantity._replace(label=f"{name}: {quantity.label}")
                 self.quantities[f"{name}:{key}"] = quantity
-                is_pair = isinstance(score, tuple | list)
-                over, under = score if is_pair else (score, 1)
                 self._ratios.add(f"{name}:{key}", over, under, weights)
 
     def compute(self) -> dict[str, Estimate]:

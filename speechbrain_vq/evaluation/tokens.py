@@ -1,5 +1,6 @@
 """Utterances from token files, which may come from any model."""
 
+import collections
 import math
 import os
 import pathlib
@@ -84,27 +85,28 @@ class TokenFile:
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
         """Yield utterances of a manifest in the order of the token file. For
         each utterance without tokens, a message is added to ``errors``."""
-        by_path = {_resolved(e["wav"]): name for name, e in manifest.items()}
+        by_path = collections.defaultdict(list)
+        for name, entry in manifest.items():
+            by_path[_resolved(entry["wav"])].append(name)
         contents: dict[str, int] = {}
         for line in read_tokens(self.path, self.codebook_size):
-            name = line.id
-            if name not in manifest and line.path is not None:
-                name = by_path.get(_resolved(line.path))
-            if name not in manifest:
-                continue
+            names = [line.id] if line.id in manifest else []
+            if not names and line.path is not None:
+                names = by_path.get(_resolved(line.path), [])
             content = hash(line.tokens.numpy().tobytes())
-            if name not in contents:
-                contents[name] = content
-                error = _error(line, manifest[name], self.path)
-                if error:
-                    self.errors[name] = error
-                else:
-                    yield Utterance(name, manifest[name], *line[2:5])
-            elif contents[name] != content:
-                raise ValueError(
-                    f"{self.path} has two lines for {name}, with different "
-                    "tokens: remove one of them."
-                )
+            for name in names:
+                if name not in contents:
+                    contents[name] = content
+                    error = _error(line, manifest[name], self.path)
+                    if error:
+                        self.errors[name] = error
+                    else:
+                        yield Utterance(name, manifest[name], *line[2:5])
+                elif contents[name] != content:
+                    raise ValueError(
+                        f"{self.path} has two lines for {name}, with different "
+                        "tokens: remove one of them."
+                    )
         for name in manifest:
             if name not in contents:
                 self.errors[name] = (

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_folder
-from speechbrain_vq.dataio.manifests import write_json
+from speechbrain_vq.dataio.manifests import read_json, write_json
 from speechbrain_vq.presets import bundled, bundled_names
 
 from .errors import HubError, in_words, is_unreachable
@@ -146,26 +146,32 @@ def download(
             _snapshot(*request, root.name, _in_subfolder(inner, names))
     if savedir is None:
         return folder
-    return _copy(folder, pathlib.Path(savedir), names, origin)
+    mark = {**origin, "files": names}
+    return _copy(folder, pathlib.Path(savedir), mark, force_download)
 
 
-def _copy(folder, savedir, names, origin):
-    """Copy the files ``names``, or all, of a model to ``savedir``, which must
-    be new, empty, or an earlier copy. Return its path."""
+def _copy(folder, savedir, mark, fresh):
+    """Copy the ``files`` in ``mark``, or all, of a model to ``savedir``, which
+    must be new, empty, or an earlier copy. Return its path. An earlier copy of
+    the same commit stays, unless ``fresh`` is set."""
     savedir = savedir.expanduser().resolve()
     if savedir == folder.resolve():
         return folder
-    if savedir.exists() and not (savedir / MARK).is_file():
+    if (savedir / MARK).is_file():
+        is_same = read_json(savedir / MARK) == mark
+        if "commit" in mark and is_same and not fresh:
+            return savedir
+    elif savedir.exists():
         if not savedir.is_dir() or any(savedir.iterdir()):
             raise FileExistsError(
                 f"savedir {savedir} is a file, or contains other files, which "
                 "would be lost: choose a new or an empty folder."
             )
     with atomic_folder(savedir) as new:
-        if names is None:
+        if mark["files"] is None:
             shutil.copytree(folder, new, dirs_exist_ok=True)
-        copy_files(folder, new, names or ())
-        write_json(new / MARK, {**origin, "files": names})
+        copy_files(folder, new, mark["files"] or ())
+        write_json(new / MARK, mark)
     return savedir
 
 

@@ -221,11 +221,15 @@ def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
             "may be damaged, or not the original."
         ) from error
     # PyTorch 2.0 renamed the parameters of weight norm.
-    weights, new = {}, ".parametrizations.weight.original"
-    for key, value in tensors.items():
-        key = f"{name}.{key}".replace(".weight_g", f"{new}0")
-        weights[key.replace(".weight_v", f"{new}1")] = value
-    return weights
+    new = {"weight_g": "original0", "weight_v": "original1"}
+    return {
+        re.sub(
+            r"\bweight_[gv]$",
+            lambda old: f"parametrizations.weight.{new[old[0]]}",
+            f"{name}.{key}",
+        ): value
+        for key, value in tensors.items()
+    }
 
 
 def find_nonfinite(weights: dict[str, Any]) -> list[str]:

@@ -77,8 +77,8 @@ def process_files(
     the latter with the comment ``made_by`` and the source.
     """
     sources = _sources_by_output(find_audio(places), pathlib.Path(output))
-    existing = [p for p in sources if p.exists() and not overwrite]
-    for path in existing:
+    existing = {p for p in sources if p.exists() and not overwrite}
+    for path in sorted(existing):
         comment = read_comment(path)
         expected = with_source(made_by, sources[path])
         # Version 0.1 did not state the source.

@@ -165,8 +165,9 @@ def tokenize_shards(
                 for path in finished:
                     path.unlink()
                 finished = {}
+            model = describe_model(tokenizer)
             for path, notes in finished.items():
-                check_model(notes, path, describe_model(tokenizer))
+                check_model(notes, path, model)
             done, files, bad = _files_of(paths, finished, output, batch_seconds)
             bad |= unreadable
             jobs = [

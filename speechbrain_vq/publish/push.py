@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 from huggingface_hub import (
@@ -160,9 +161,14 @@ def _additions(
     names.update(vocoder_files(folder))
     for file in files:
         path = folder / file
-        inner = [p for p in path.rglob("*") if p.is_file()]
-        paths = inner if path.is_dir() else [find_file(folder, file)]
-        names |= {path.relative_to(folder).as_posix() for path in paths}
+        paths = path.rglob("*") if path.is_dir() else [find_file(folder, file)]
+        found = {p.relative_to(folder).as_posix() for p in paths if p.is_file()}
+        if path.is_dir():
+            # Hidden files belong to file managers, git and the Hub's client.
+            found = {name for name in found if not re.search(r"(^|/)\.", name)}
+        if not found:
+            raise FileNotFoundError(f"{folder} has no {file} to push.")
+        names |= found
     additions = []
     for name in sorted(names):
         content: pathlib.Path | bytes = find_file(folder, name)

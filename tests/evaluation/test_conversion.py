@@ -51,6 +51,15 @@ def judge(audio, sample_rate, entry):
     return {f"to_{name}": -abs(output - level(audio[name])) for name in names}
 
 
+def in_pairs(audio, sample_rate, entry):
+    """The same, as numerators of different denominators."""
+    scores = judge(audio, sample_rate, entry)
+    return {
+        "to_source": (3 * scores["to_source"], 3),
+        "to_target": (scores["to_target"], 1),
+    }
+
+
 def model_of(convert):
     """A model that converts so."""
     return SimpleNamespace(
@@ -63,14 +72,17 @@ def model_of(convert):
 
 def estimate_all(manifest, convert, pairs=10, audio=None):
     chosen = conversion_pairs(manifest, pairs)
-    judges = {"level": judge}
+    judges = {"level": judge, "in_pairs": in_pairs}
     measure = Conversion(model_of(convert), manifest, chosen, judges, audio)
     for name, entry in manifest.items():
         wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
         one = Utterance(name, entry, tokens_of(wav), RATE, 0.5, wav=wav)
         measure.update(one, torch.ones(3).int())
     assert measure.number == len(chosen)
-    return {k: figure.value for k, figure in measure.compute().items()}
+    values = {k: figure.value for k, figure in measure.compute().items()}
+    closer = values["level:closer_to_target"]
+    assert values["in_pairs:closer_to_target"] == closer
+    return values
 
 
 def test_pairs_are_of_other_speakers_and_never_twice(manifest):

@@ -95,6 +95,7 @@ def test_lines_match_by_path_and_must_fit_the_length(write):
     manifest = {
         "slt-1": {"wav": "/x/slt/1.wav", "phones": []},
         "slt-2": {"wav": "/x/slt/2.wav", "phones": [], "length": 0.06},
+        "again": {"wav": "/x/slt/2.wav", "phones": []},
         "slt-3": {"wav": "/x/slt/3.wav", "phones": [], "length": 0.5},
     }
     lines = [
@@ -103,7 +104,7 @@ def test_lines_match_by_path_and_must_fit_the_length(write):
     ]
     file = TokenFile(write(*lines))
     tokens = {u.name: u.tokens[0, 0] for u in file.utterances(manifest)}
-    assert tokens == {"slt-2": 2}
+    assert tokens == {"slt-2": 2, "again": 2}
     assert "no tokens with its id or path" in file.errors["slt-1"]
     assert (
         "0.06 s, but its length in the manifest is 0.5" in file.errors["slt-3"]

@@ -264,6 +264,11 @@ def test_savedir_is_never_of_another_revision(hub, files, new_files, tmp_path):
     assert (savedir / "label_encoder.txt").exists()
     assert is_model(download(ID, savedir=savedir), new_files)
     assert not (savedir / "label_encoder.txt").exists()
+    # Another process may be reading a copy that is already there.
+    inode = savedir.stat().st_ino
+    assert download(ID, savedir=savedir).stat().st_ino == inode
+    download(ID, savedir=savedir, force_download=True)
+    assert savedir.stat().st_ino != inode
     assert not any(path.is_symlink() for path in savedir.iterdir())
     hub.stop()
     assert is_model(download(ID, revision=old, savedir=savedir), files)

@@ -21,6 +21,7 @@ from speechbrain.lobes.models.HifiGAN import (
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.hub.folder import read_checkpoint
 from speechbrain_vq.hub.plain import UnsafeHparamsError
 from speechbrain_vq.inference import vocoders
 from speechbrain_vq.inference.vocoder_loading import load_vocoder
@@ -85,6 +86,15 @@ def write_vocoder(folder, text=SAYS + VOCODER, change=lambda state: state):
     assert any(key.endswith("weight_g") for key in state)
     torch.save(change(state), folder / "generator.ckpt")
     return folder
+
+
+def test_only_tensors_of_weight_norm_are_renamed(tmp_path):
+    names = "a.weight_g", "a.weight_v", "a.weight_gain", "weight_v.bias"
+    torch.save({name: torch.ones(1) for name in names}, tmp_path / "x.ckpt")
+    norm = "m.a.parametrizations.weight.original"
+    others = {"m.a.weight_gain", "m.weight_v.bias"}
+    renamed = read_checkpoint(tmp_path / "x.ckpt", "m")
+    assert renamed.keys() == {f"{norm}0", f"{norm}1", *others}
 
 
 def write_units(folder, tokenizer, **other):

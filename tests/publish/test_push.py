@@ -203,7 +203,8 @@ def test_only_files_of_ours_or_named_ones_are_pushed(hub, folder, name):
         (folder / file).write_text("x")
     push_to_hub(folder, ID)
     assert set(hub.repo(ID).files()) == expected - {name}
-    # A folder stands for its files.
+    # A folder stands for its files, but for hidden ones.
+    (folder / name).with_name(".secret").write_text("x")
     push_to_hub(folder, ID, files=[name.split("/")[0]])
     assert hub.repo(ID).files()[name] == b"x"
     assert set(hub.repo(ID).files()) == expected
