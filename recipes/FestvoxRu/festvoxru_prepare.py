@@ -10,10 +10,10 @@ import tempfile
 
 from speechbrain_vq.dataio.atomic import replace_folder
 from speechbrain_vq.dataio.audio import check_audio
+from speechbrain_vq.dataio.items import SILENCE
 from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
-    SILENCE,
     PathLike,
     digest,
     folder_contents,

@@ -19,11 +19,8 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.manifests import (
-    SILENCE,
-    SPLITS,
-    utterance,
-)
+from speechbrain_vq.dataio.items import SILENCE
+from speechbrain_vq.dataio.manifests import SPLITS, utterance
 from speechbrain_vq.recipes.MiniSpeech.sentences import sentences
 
 SAMPLE_RATE = 16000

@@ -1,4 +1,4 @@
-"""Read and write manifests, item files and ``corpus.json`` of any corpus.
+"""Read and write manifests and ``corpus.json`` of any corpus.
 
 A prepared corpus is a folder of SpeechBrain manifests and, if phones are known,
 a ZeroSpeech item file of the test set (``phones.item``). ``corpus.json``, which
@@ -13,11 +13,12 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from speechbrain_vq._names import suggestion
 
 from .atomic import atomic_write
+from .items import item_file
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ PathLike = str | os.PathLike
 SPLITS = ("train", "valid", "test")
 MANIFESTS = tuple(f"{split}.json" for split in SPLITS)
 FORMAT_VERSION = 1
-SILENCE = "SIL"
 # Seconds by which stated lengths and labels may differ from the audio.
 TOLERANCE = 0.1
 _DATA_ROOT = "{data_root}"
@@ -40,11 +40,6 @@ _FIELDS = {
     "words": (str, "a text"),
     "phones": (list, "a list of [start, end, name]"),
 }
-# Names of pauses in espeak, Kaldi, Festival and ZeroSpeech.
-SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
-# Longest gap between adjacent phones in seconds: alignments have steps of a few
-# ms. The extra half ms allows for rounding.
-MAX_GAP = 0.005 + 0.0005
 
 
 class ManifestError(ValueError):
@@ -368,7 +363,7 @@ def write_corpus(
     (folder / "corpus.json").unlink(missing_ok=True)
     for split in SPLITS:
         _write_text(folder / f"{split}.json", _json_lines(utts[split]))
-    items = _item_file(utts["test"])
+    items = item_file(utts["test"])
     if items:
         _write_text(folder / "phones.item", items)
     else:
@@ -411,81 +406,3 @@ def _json_lines(utts: dict[str, dict]) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
-
-
-class Item(NamedTuple):
-    """Line of a ZeroSpeech item file: a phone in an utterance from ``onset`` to
-    ``offset`` in seconds, the phones before and after it, and the speaker."""
-
-    file: str
-    onset: float
-    offset: float
-    phone: str
-    before: str
-    after: str
-    speaker: str
-
-
-def read_items(path: PathLike) -> Iterator[Item]:
-    """Read a ZeroSpeech item file, with the columns ``#file onset offset #phone
-    prev-phone next-phone speaker``. A ValueError names a malformed line."""
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            fields = line.split()
-            if not fields or line.startswith("#file"):
-                continue
-            try:
-                file, onset, offset, *names = fields
-                item = Item(file, float(onset), float(offset), *names)
-                if not 0 <= item.onset <= item.offset < math.inf:
-                    raise ValueError
-            except (ValueError, TypeError):
-                raise ValueError(
-                    f"{path}, line {number}: an item has a file, an onset, an "
-                    "offset, a phone, the phones before and after it, and a "
-                    f"speaker; got {line.strip()!r}."
-                ) from None
-            yield item
-
-
-def make_items(
-    file: str,
-    phones: Sequence[tuple[float, float, str]],
-    speaker: str,
-    triphones: bool,
-) -> list[Item]:
-    """Make the items of an utterance: its phones (start, end, name) between two
-    other phones, at most 5 ms apart, none of them a pause. A triphone lasts
-    from the start of the previous phone to the end of the next one.
-
-    Example
-    -------
-    >>> phones = [(0.0, 0.1, "a"), (0.1, 0.3, "b"), (0.3, 0.4, "c")]
-    >>> make_items("utt", phones, "ann", triphones=True)[0][:4]
-    ('utt', 0.0, 0.4, 'b')
-    """
-    items = []
-    for before, this, after in zip(
-        phones, phones[1:], phones[2:], strict=False
-    ):
-        names = this[2], before[2], after[2]
-        gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
-        if SILENCES.isdisjoint(names) and gap < MAX_GAP:
-            times = (before[0], after[1]) if triphones else this[:2]
-            items.append(Item(file, *times, *names, speaker))
-    return items
-
-
-def _item_file(utts: dict[str, dict]) -> str:
-    """Format the triphones of utterances as a ZeroSpeech item file; empty
-    without phones, or if a name contains white space, which separates fields."""
-    lines = ["#file onset offset #phone prev-phone next-phone speaker"]
-    for utt_id, utt in utts.items():
-        for item in make_items(utt_id, utt["phones"], utt["spk_id"], True):
-            line = " ".join(map(str, item))
-            if len(line.split()) != len(item):
-                logger.warning("No phones.item: there is a space in %s", item)
-                return ""
-            lines.append(line)
-    has_phones = any(utt["phones"] for utt in utts.values())
-    return "\n".join(lines) + "\n" if has_phones else ""

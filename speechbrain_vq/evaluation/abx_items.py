@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from speechbrain_vq.dataio.manifests import Item, make_items, read_items
+from speechbrain_vq.dataio.items import Item, make_items, read_items
 
 # Maximum number of items of a group: a speaker, a phone and, in the same
 # context, neighbors.

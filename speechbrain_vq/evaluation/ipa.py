@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from speechbrain_vq.dataio.manifests import SILENCES
+from speechbrain_vq.dataio.items import SILENCES
 
 _VOWELS = "iyɨʉɯuɪʏʊeøɘɵɤoəɛœɜɞʌɔæɐaɶɑɒɚɝ"
 _CONSONANTS = {

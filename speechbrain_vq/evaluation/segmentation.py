@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from speechbrain_vq.dataio.manifests import MAX_GAP
+from speechbrain_vq.dataio.items import MAX_GAP
 
 from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity

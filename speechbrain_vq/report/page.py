@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import SILENCES, duration
+from speechbrain_vq.dataio.items import SILENCES
+from speechbrain_vq.dataio.manifests import duration
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from speechbrain_vq.dataio.items import read_items
 from speechbrain_vq.dataio.manifests import (
     ManifestError,
     data_root,
     folder_contents,
     read_corpus,
-    read_items,
     read_manifest,
 )
 

@@ -5,7 +5,7 @@ import random
 
 import torch
 
-from speechbrain_vq.dataio.manifests import Item, make_items
+from speechbrain_vq.dataio.items import Item, make_items
 from speechbrain_vq.evaluation.abx_items import frames_of
 from speechbrain_vq.evaluation.utterances import Utterance
 

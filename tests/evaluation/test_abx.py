@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from speechbrain_vq.dataio.manifests import Item
+from speechbrain_vq.dataio.items import Item
 from speechbrain_vq.evaluation import abx
 from speechbrain_vq.evaluation.abx import abx_error, angular, make_cells
 from speechbrain_vq.evaluation.abx_items import subsample

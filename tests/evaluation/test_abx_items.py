@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from speechbrain_vq.dataio.manifests import Item, make_items, read_items
+from speechbrain_vq.dataio.items import Item, make_items, read_items
 from speechbrain_vq.evaluation import abx_items
 from speechbrain_vq.evaluation.abx_items import frames_of, subsample
 
