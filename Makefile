@@ -50,9 +50,9 @@ TRAIN_DEBIAN = $(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
 # Interrupted runs resume. The example recording is from LibriVox.
 speech units: packages
 	$(TRAIN_DEBIAN)
-	@cp $(PRETRAINED)/speech/example.wav results/$@/
-	$(BIN)/speechbrain-vq export results/$@ $(PRETRAINED)/$@ \
-		--example=results/$@/example.wav
+	$(BIN)/speechbrain-vq export results/$@ results/$@/$@ \
+		--example=$(PRETRAINED)/speech/example.wav
+	cp results/$@/$@/* $(PRETRAINED)/$@/
 
 speech: RECIPE := speech-codec
 # The bundled units were trained with earlier defaults, which are set here.

@@ -477,13 +477,13 @@ MEASURES = {
 }
 # Codecs to compare with, and numbers of codebooks with at most as many bits.
 RIVALS = {
-    CODEC2.format(3200): 7,
-    CODEC2.format(2400): 5,
+    CODEC2.format(3200): 5,
+    CODEC2.format(2400): 4,
     CODEC2.format(1200): 2,
     CODEC2.format(700): 1,
     OPUS.format(9000): 8,
     OPUS.format(6000): 8,
-    OPUS.format(6000) + HALF: 6,
+    OPUS.format(6000) + HALF: 5,
     **{SPEECH.format(n) + GRIFFIN_LIM: n for n in COMPARED},
 }
 
@@ -732,7 +732,7 @@ def plot(path, lines):
     rate = word_error_rate(runs["recordings"])[0]
     axes.axhline(rate, color="gray", linestyle=":", label="recordings")
     axes.set(xscale="log", xlabel="bit/s", ylabel="word error rate")
-    ticks = [450, 900, 1800, 3600, 6000, 9000]
+    ticks = [550, 1100, 2200, 4400, 6000, 9000]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)

@@ -1,10 +1,18 @@
 """The speech of Debian's packages is prepared from the packages or what was
 unpacked of them, and two voices are held out."""
 
+import types
+from importlib import import_module
+
 import pytest
 import soundfile
+import torch
 
+from speechbrain_vq import VQTokenizer
+from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.presets import BUNDLED_VOCODER, bundled
 from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
 from tests.recipe_tests.phone_corpora import (
     debianspeech_files,
@@ -57,3 +65,37 @@ def test_missing_packages_are_named_with_the_way_to_get_them(tmp_path):
         prepare(tmp_path, tmp_path / "out")
     assert "apt-get download asterisk-core-sounds-en-g722" in str(error.value)
     assert "lacks festvox-ru" not in str(error.value)
+
+
+def test_the_codec_is_penalized_for_another_pitch_not_for_padding():
+    """More than for an error of the log-mels of the same size."""
+    codec = import_module(
+        "speechbrain_vq.recipes.DebianSpeech.speech-codec.train"
+    )
+    features = VQTokenizer.from_hparams("speech").mods.features
+    vocoder = load_vocoder(BUNDLED_VOCODER).generator
+    brain = types.SimpleNamespace(
+        modules=types.SimpleNamespace(features=features), vocoder=vocoder
+    )
+    wav = read_audio(f"{bundled('speech')}/example.wav", 16000)[16000:40000]
+    mels, lengths = features(wav.unsqueeze(0), torch.ones(1))
+
+    def loss(decoded, mels=mels, lengths=lengths):
+        return codec.CodecBrain.pitch_divergence(brain, mels, decoded, lengths)
+
+    controls = vocoder.controls(features.denormalize(mels))
+    pitch = codec.functional.interpolate(
+        torch.tensor([[[90.0, 240.0]]]), mels.shape[1]
+    )[0]
+    other = vocoder.synthesize(controls, pitch)
+    shifted, _ = features(other, torch.ones(1))
+    error = shifted - mels
+    blurred = mels + error.roll(60, 1) * torch.randn_like(error).sign()
+    assert loss(mels) == pytest.approx(0.0, abs=1e-6)
+    assert loss(shifted) > 3 * loss(blurred) > 0
+    # A frame after the end counts only through the network's context.
+    longer, number = torch.cat([mels, mels], 1), mels.shape[1]
+    changed = longer.clone()
+    changed[:, number + 60 :] = shifted[:, 60:]
+    half = loss(changed, longer, torch.tensor([0.5]))
+    assert half < 0.05 * loss(changed, longer, torch.ones(1))

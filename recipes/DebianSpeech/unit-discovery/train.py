@@ -11,9 +11,8 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
 
-# UnitBrain and its data pipeline
-units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+codec = import_module("speechbrain_vq.recipes.DebianSpeech.speech-codec.train")
 
 if __name__ == "__main__":
     with clean_errors():
-        units.run(prepare, sys.argv[1:])
+        codec.units.run(prepare, sys.argv[1:], codec.CodecBrain)
