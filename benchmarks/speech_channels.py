@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from report import save, versions_line
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
-from speech_models import CODEC2, RATE, Codec, align, codec2, english, words_of
+from speech_models import RATE, SPEECH, Codec, align, english, words_of
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.evaluation.judges import Whisper
@@ -88,8 +88,7 @@ def main(sources, whisper):
     tokenizer, whisper = VQTokenizer.from_hparams("speech"), Whisper(whisper)
     codecs = {"recordings": lambda wav: (wav, 0)}
     for number in BOOKS:
-        codecs[f"speech, {number} of 8"] = Codec(tokenizer, number)
-    codecs[CODEC2.format(3200)] = lambda wav: codec2(wav, 3200)
+        codecs[SPEECH.format(number)] = Codec(tokenizer, number)
     speech = [(wav, text) for _, _, wav, text in english(sources)]
     rows = ["| channel | codec | WER | STOI | PESQ-WB |", "|---" * 5 + "|"]
     for channel, change in CHANNELS.items():
@@ -131,7 +130,7 @@ def main(sources, whisper):
             "",
             *rows,
             "",
-            versions_line("faster-whisper", "pesq", "pycodec2"),
+            versions_line("faster-whisper", "pesq"),
         ],
     )
 
