@@ -47,9 +47,11 @@ def test_every_key_of_a_yaml_is_used(row):
     text = write_out(ROOT / row["Hparam_file"])
     keys = re.findall(r"^([A-Za-z]\w*):", text, flags=re.M)
     sources = [ROOT / row["Script_file"]]
-    # Scripts of another corpus, by import_module, and modules of this one.
-    imported = re.findall(r"recipes\.([\w.-]+)", sources[0].read_text())
-    sources += [ROOT / f"recipes/{i.replace('.', '/')}.py" for i in imported]
+    # Scripts of other recipes, by import_module, theirs, and modules of a corpus.
+    for source in sources:
+        imported = re.findall(r"recipes\.([\w.-]+)", source.read_text())
+        paths = [ROOT / f"recipes/{i.replace('.', '/')}.py" for i in imported]
+        sources += [path for path in paths if path not in sources]
     for folder in ("recipes/common", "speechbrain_vq"):
         sources += (ROOT / folder).rglob("*.py")
     code = "\n".join(p.read_text() for p in sources)
