@@ -51,7 +51,7 @@ def test_every_key_of_a_yaml_is_used(row):
     for source in sources:
         imported = re.findall(r"recipes\.([\w.-]+)", source.read_text())
         paths = [ROOT / f"recipes/{i.replace('.', '/')}.py" for i in imported]
-        sources += [path for path in paths if path not in sources]
+        sources += [p for p in paths if p.is_file() and p not in sources]
     for folder in ("recipes/common", "speechbrain_vq"):
         sources += (ROOT / folder).rglob("*.py")
     code = "\n".join(p.read_text() for p in sources)
