@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from report import save, versions_line
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
-from speech_models import RATE, SPEECH, Codec, align, english, words_of
+from speech_models import (
+    RATE,
+    SPEECH,
+    Codec,
+    align,
+    english,
+    word_error_rate,
+    word_errors,
+)
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.evaluation.judges import Whisper
@@ -45,8 +53,8 @@ def room(wav, seconds=0.4, ratio_db=3.0, seed=1):
 
 def noise(wav, snr, seed=1):
     """Add white noise at an SNR in dB."""
-    noise = np.random.default_rng(seed).standard_normal(len(wav))
-    return wav + noise * np.sqrt((wav**2).mean() / 10 ** (snr / 10))
+    samples = np.random.default_rng(seed).standard_normal(len(wav))
+    return wav + samples * np.sqrt((wav**2).mean() / 10 ** (snr / 10))
 
 
 CHANNELS = {
@@ -58,21 +66,16 @@ CHANNELS = {
     "room, RT60 of 0.4 s": room,
     "white noise, SNR of 20 dB": lambda wav: noise(wav, 20),
     "white noise, SNR of 10 dB": lambda wav: noise(wav, 10),
-    "30 dB quieter, offset of 2 %": lambda wav: wav / 30 + 0.02,
+    "30 times quieter, offset of 2 %": lambda wav: wav / 30 + 0.02,
 }  # fmt: skip
 
 
 def measure(wav, out, text, whisper):
     """Count word errors and words; compute STOI and PESQ to the channel's
     output."""
-    import jiwer
     import pesq
 
-    result = jiwer.process_words(
-        words_of(text), words_of(whisper.transcribe(out, RATE))
-    )
-    errors = result.substitutions + result.deletions + result.insertions
-    line = {"errors": errors, "words": len(words_of(text).split())}
+    line = word_errors(whisper, out, text)
     if out is not wav:
         out, _ = align(wav, out)
         line["stoi"] = stoi(wav, out, RATE)
@@ -103,9 +106,7 @@ def main(sources, whisper):
                 out = centered if name == "recordings" else codec(wav)[0]
                 lines[name].append(measure(centered, out, text, whisper))
         for name, counts in lines.items():
-            rate = sum(c["errors"] for c in counts) / sum(
-                c["words"] for c in counts
-            )
+            rate = word_error_rate(dict(enumerate(counts)))[0]
             cells = [channel, name, f"{rate:.3f}"]
             for key, form in (("stoi", ".3f"), ("pesq", ".2f")):
                 values = [c[key] for c in counts if key in c]

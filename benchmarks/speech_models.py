@@ -304,7 +304,7 @@ class Measures:
             "level_db": float(10 * torch.log10(power(out) / power(wav))),
         }
         if words:
-            metrics |= self.word_errors(out, words)
+            metrics |= word_errors(self.whisper, out, words)
         out, delay = align(wav, out)
         metrics["delay_ms"] = 1000 * delay / RATE
         # One window of 9.01 s; shorter audio is repeated, as DNSMOS does.
@@ -324,15 +324,6 @@ class Measures:
         metrics["speaker"] = self.resemblyzer(audio, RATE, {})["to_source"]
         return metrics
 
-    def word_errors(self, out, words):
-        """Count the recognizer's errors and the words."""
-        import jiwer
-
-        heard = words_of(self.whisper.transcribe(out, RATE))
-        result = jiwer.process_words(words_of(words), heard)
-        wrong = result.substitutions + result.deletions + result.insertions
-        return {"errors": wrong, "words": len(words_of(words).split())}
-
     def log_mel_errors(self, wav, out):
         """Compute absolute errors of log-mels [frames, bands] where the recording
         is not silent, after removing the level difference."""
@@ -341,6 +332,16 @@ class Measures:
         loud = x.exp().mean(1) > 1e-3 * x.exp().mean(1).max()
         difference = (y - x)[loud]
         return (difference - difference.mean()).abs()
+
+
+def word_errors(whisper, out, words):
+    """Count the recognizer's errors and the words."""
+    import jiwer
+
+    heard = words_of(whisper.transcribe(out, RATE))
+    result = jiwer.process_words(words_of(words), heard)
+    wrong = result.substitutions + result.deletions + result.insertions
+    return {"errors": wrong, "words": len(words_of(words).split())}
 
 
 def power(wav):

@@ -51,8 +51,8 @@ class CodecBrain(units.UnitBrain):
         if stage == sb.Stage.TRAIN and self.hparams.pitch_weight:
             features, lengths, decoded, *_ = predictions
             decoded = decoded[:, : features.shape[1]]
-            divergence = self.pitch_divergence(features, decoded, lengths)
-            loss = loss + self.hparams.pitch_weight * divergence
+            penalty = self.pitch_divergence(features, decoded, lengths)
+            loss = loss + self.hparams.pitch_weight * penalty
         return loss
 
     def pitch_divergence(self, features, decoded, lengths):
